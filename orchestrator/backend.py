@@ -1,0 +1,79 @@
+"""The seam between the engine and the agents: a backend is one coroutine.
+
+Above: the engine, which calls `run` and records what it emits. Below: one package per kind of agent. A backend knows
+nothing of files, sequence numbers, locks or MCP; the engine knows nothing of Codex, Claude Code or A2A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal, Protocol
+
+from orchestrator.events import Update
+from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec
+
+Ability = Literal["steer", "resume", "fork", "permission", "images"]
+
+
+class RunContext(Protocol):
+    """Everything an agent may do to its run. Valid until `Backend.run` returns."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment of the client that asked for the run. Held in memory only."""
+        ...
+
+    async def emit(self, update: Update) -> None:
+        """Records one update. Returns once it is in the log, so that a slow disk slows the agent, not the memory.
+
+        `AgentProcess`, `SessionBound` and `RemoteRef` are durable when it returns.
+        """
+        ...
+
+    async def ask(self, request: InputRequest) -> Answer:
+        """Pauses the run until the caller answers. Several may be pending at once.
+
+        Cancelling the await withdraws the request. Request ids are deterministic per backend: an id that the log
+        already shows as pending is joined, not asked anew.
+
+        Raises:
+            BackendError: nobody answered a question, an input or a login in time (`input_timeout`). An approval
+                that nobody gave is answered with `deny` instead.
+        """
+        ...
+
+    def steering(self) -> AsyncIterator[Message]:
+        """What the caller says while the run is running, oldest first; only for backends that can `steer`."""
+        ...
+
+
+class Backend(Protocol):
+    """One kind of agent."""
+
+    @property
+    def name(self) -> str:
+        """What callers write in `spawn_run(backend=...)`."""
+        ...
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What it supports; the engine refuses the rest as `unsupported`."""
+        ...
+
+    def check(self, spec: RunSpec) -> None:
+        """Refuses what can be known to be wrong before anything starts. No I/O.
+
+        Raises:
+            InvalidArgument: `backend_config` or a limit is wrong.
+            Unsupported: the agent cannot do what was asked.
+        """
+        ...
+
+    async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
+        """Drives one run from first prompt to outcome. Called once per run, by one task; many runs at a time.
+
+        Cancellation is the only stop signal: clean up in `finally`, every await there with a deadline. Expected
+        trouble is raised as `BackendError`; any other exception is a defect and is recorded as one (`internal`).
+        After returning, `ctx` must not be used.
+        """
+        ...

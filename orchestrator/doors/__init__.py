@@ -1,0 +1,1 @@
+"""Ways in: thin translations between a protocol and the engine."""

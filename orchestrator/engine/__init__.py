@@ -1,0 +1,1 @@
+"""Live runs: starting, waiting, answering, ending. Knows the store and the backend seam, never a backend."""

@@ -1,0 +1,332 @@
+"""What happened in a run, and what a run is after it happened.
+
+Two vocabularies meet here. An `Update` is what a backend says: typed, without number or time. An `Event` is what the
+log holds: an update with its envelope, or one of the engine's own. `fold` is the only place where a run's state is
+derived from events; the store's reader, the engine and every door use it. Pure: imports the model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from orchestrator.model import (
+    TERMINAL,
+    WAITING,
+    Failure,
+    InputRequest,
+    JsonObject,
+    Run,
+    Status,
+    Usage,
+)
+
+SUMMARY_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of `events.jsonl`. `seq` counts 1, 2, 3 without gaps; `ts` is UTC; absent values are absent."""
+
+    seq: int
+    ts: str
+    type: str
+    data: JsonObject
+
+
+class Update:
+    """What a backend reports by `ctx.emit`. Field names are those of the event's data."""
+
+    __slots__ = ()
+    type: ClassVar[str] = ""
+
+    def data(self) -> JsonObject:
+        """The event's data, without absent values."""
+        return {name: value for name in _names(type(self)) if (value := getattr(self, name)) is not None}
+
+
+_NAMES: dict[type[Update], tuple[str, ...]] = {}
+
+
+def _names(kind: type[Update]) -> tuple[str, ...]:
+    names = _NAMES.get(kind)
+    if names is None:
+        names = _NAMES[kind] = tuple(field.name for field in fields(kind))  # type: ignore[arg-type]
+    return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Update):
+    """The agent is reached and about to get the prompt.
+
+    The first update of every run, before anything with side effects: a run whose log lacks it may be started again.
+    """
+
+    type: ClassVar[str] = "run_started"
+    agent: str | None = None
+    model: str | None = None
+    native_session_id: str | None = None
+    agent_url: str | None = None
+    protocol: str | None = None
+    permission_enforced: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentMessage(Update):
+    """One whole message of the agent."""
+
+    type: ClassVar[str] = "agent_message"
+    text: str
+    parts: list[JsonObject] | None = None
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reasoning(Update):
+    """What the agent let be seen of its thinking."""
+
+    type: ClassVar[str] = "reasoning"
+    text: str
+    parts: list[JsonObject] | None = None
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandStarted(Update):
+    """The agent runs a shell command."""
+
+    type: ClassVar[str] = "command_started"
+    command_id: str
+    command: str
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandUpdated(Update):
+    """More output of a running command."""
+
+    type: ClassVar[str] = "command_updated"
+    command_id: str
+    command: str
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandFinished(Update):
+    """A command ended; `output` is the whole output."""
+
+    type: ClassVar[str] = "command_finished"
+    command_id: str
+    command: str
+    cwd: str | None = None
+    output: str | None = None
+    exit_code: int | None = None
+    status: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileChanged(Update):
+    """Files changed: `changes` holds `{path, kind: add|update|delete, diff?}`."""
+
+    type: ClassVar[str] = "file_changed"
+    changes: list[JsonObject]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStarted(Update):
+    """The agent calls a tool that is neither a shell command nor a file change."""
+
+    type: ClassVar[str] = "tool_started"
+    tool_id: str
+    tool: str
+    server: str | None = None
+    arguments: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFinished(Update):
+    """A tool call ended, with a result or an error."""
+
+    type: ClassVar[str] = "tool_finished"
+    tool_id: str
+    tool: str
+    server: str | None = None
+    result: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TodoUpdated(Update):
+    """The agent's whole todo list: `{text, status: pending|in_progress|completed}`."""
+
+    type: ClassVar[str] = "todo_updated"
+    items: list[JsonObject]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactAdded(Update):
+    """A whole artifact that is small, or structured."""
+
+    type: ClassVar[str] = "artifact_added"
+    artifact_id: str
+    name: str | None = None
+    mime: str | None = None
+    text: str | None = None
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress(Update):
+    """One line on what the agent is doing; `status_changed` with a detail."""
+
+    type: ClassVar[str] = "status_changed"
+    detail: str
+    usage: Usage | None = None
+
+    def data(self) -> JsonObject:
+        """See `Update.data`."""
+        usage = {"usage": self.usage.to_json()} if self.usage else {}
+        return {"status": Status.RUNNING, "detail": self.detail, **usage}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteRef(Update):
+    """Where a remote run lives; durable before `emit` returns, so that a later owner can find it again."""
+
+    type: ClassVar[str] = "status_changed"
+    ref: JsonObject
+
+    def data(self) -> JsonObject:
+        """See `Update.data`."""
+        return {"status": Status.RUNNING, "remote_ref": self.ref}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactChunk(Update):
+    """A piece of an artifact. No event: the store joins the pieces and writes one `artifact_added` when `last`.
+
+    A chunk that does not `append` begins the artifact anew.
+    """
+
+    artifact_id: str
+    content: str | bytes
+    name: str | None = None
+    mime: str | None = None
+    append: bool = True
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionBound(Update):
+    """The agent's own id of the session. No event: kept with the session, durable before `emit` returns."""
+
+    native_session_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentProcess(Update):
+    """The agent's process. No event: kept with the owner, durable before `emit` returns."""
+
+    pid: int
+    pgid: int
+    start_time: float
+
+
+def waiting_status(pending: tuple[InputRequest, ...]) -> Status:
+    """The status that goes with what is pending: a login wins over a question, nothing pending is `running`."""
+    if not pending:
+        return Status.RUNNING
+    waits = {request.waiting for request in pending}
+    return Status.AUTH_REQUIRED if Status.AUTH_REQUIRED in waits else Status.INPUT_REQUIRED
+
+
+def fold(run: Run, event: Event) -> Run:
+    """The run after the event. Types that are not in the table only move `last_seq` and `updated_at`."""
+    step = _STEPS.get(event.type)
+    if step is None:
+        return run.evolve(last_seq=event.seq, updated_at=event.ts)
+    changes = step(run, event)
+    if changes.get("status") in TERMINAL:
+        changes |= {"completed_at": event.ts, "pending": (), "detail": None}
+    return run.evolve(last_seq=event.seq, updated_at=event.ts, **changes)
+
+
+def changes_state(event_type: str) -> bool:
+    """Whether an event of this type can change more of a run than its summary and its counters."""
+    return event_type in _STEPS and event_type != "agent_message"
+
+
+def concerns_fold(event_type: str) -> bool:
+    """Whether `fold` looks at the data of such events. A reader need not parse the others."""
+    return event_type in _STEPS
+
+
+def _clip(text: str) -> str:
+    line = " ".join(text[: SUMMARY_CHARS * 8].split())
+    return line if len(line) <= SUMMARY_CHARS else line[: SUMMARY_CHARS - 1] + "…"
+
+
+def _run_started(run: Run, event: Event) -> JsonObject:
+    data = event.data
+    return {
+        "status": Status.RUNNING,
+        "started_at": event.ts,
+        "native_session_id": data.get("native_session_id"),
+        "permission_enforced": data.get("permission_enforced"),
+    }
+
+
+def _status_changed(run: Run, event: Event) -> JsonObject:
+    data = event.data
+    changes: JsonObject = {"status": Status(data["status"]), "detail": data.get("detail")}
+    if "remote_ref" in data:
+        changes["remote_ref"] = data["remote_ref"]
+    if resolved := data.get("resolved"):
+        changes["pending"] = tuple(r for r in run.pending if r.request_id != resolved["request_id"])
+    if changes["status"] in TERMINAL:
+        changes["summary"] = _clip(data.get("reason") or run.summary)
+    return changes
+
+
+def _agent_message(run: Run, event: Event) -> JsonObject:
+    return {"summary": _clip(event.data.get("text") or "") or run.summary}
+
+
+def _asked(run: Run, event: Event) -> JsonObject:
+    request = InputRequest.from_json(event.data["request"])
+    if refs := event.data.get("artifact_refs"):
+        request = replace(request, artifact_refs={path: {"seq": event.seq, **ref} for path, ref in refs.items()})
+    others = tuple(r for r in run.pending if r.request_id != request.request_id)
+    pending = (*others, request)
+    return {"status": waiting_status(pending), "pending": pending}
+
+
+def _run_completed(run: Run, event: Event) -> JsonObject:
+    data = event.data
+    result = {key: data[key] for key in ("final_response", "structured_output", "usage") if key in data}
+    refs: Mapping[str, Any] = data.get("artifact_refs", {})
+    result |= {f"{pointer[1:]}_ref": {"seq": event.seq, **ref} for pointer, ref in refs.items() if "/" not in pointer[1:]}
+    summary = _clip(data.get("final_response") or "") or run.summary
+    return {"status": Status.COMPLETED, "result": result, "summary": summary}
+
+
+def _run_failed(run: Run, event: Event) -> JsonObject:
+    error = Failure.from_json(event.data)
+    status = Status.REJECTED if event.type == "rejected" else Status.FAILED
+    return {"status": status, "error": error, "summary": _clip(error.message)}
+
+
+_STEPS: dict[str, Callable[[Run, Event], JsonObject]] = {
+    "run_started": _run_started,
+    "status_changed": _status_changed,
+    "agent_message": _agent_message,
+    "input_required": _asked,
+    "auth_required": _asked,
+    "run_completed": _run_completed,
+    "run_failed": _run_failed,
+    "rejected": _run_failed,
+}
+
+WAITING_EVENTS: dict[Status, str] = {status: status.value for status in WAITING}
+"""The event that announces each kind of waiting."""

@@ -1,0 +1,328 @@
+"""The nouns: a run, what was asked for, what it waits for, how it ended.
+
+Everything above reads and returns these values; this module imports nothing of ours and does no I/O. All of them are
+frozen, and all turn into the JSON documents of the store by `to_json` (absent rather than null) and back by
+`from_json` (unknown keys are ignored, so that old code reads what newer code wrote).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+JsonObject = dict[str, Any]
+
+
+class Status(StrEnum):
+    """The state of a run. `queued -> running <-> input_required | auth_required -> one of TERMINAL`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    INPUT_REQUIRED = "input_required"
+    AUTH_REQUIRED = "auth_required"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.REJECTED})
+WAITING = frozenset({Status.INPUT_REQUIRED, Status.AUTH_REQUIRED})
+
+Permission = Literal["read_only", "workspace_write", "full_access"]
+OnApproval = Literal["ask", "deny", "allow"]
+SessionMode = Literal["new", "resume", "fork"]
+RequestKind = Literal["approval", "question", "input", "auth"]
+Role = Literal["user", "agent", "system"]
+Decision = Literal["approve", "deny"]
+Resolution = Literal["answered", "denied", "expired", "withdrawn"]
+FailureCode = Literal[
+    "backend_unavailable", "auth_failed", "agent_error", "agent_exited", "agent_protocol", "invalid_output", "timeout",
+    "expired", "budget_exceeded", "input_timeout", "conflict", "checks_failed", "lost_contact", "host_lost",
+    "unsupported", "store_error", "internal",
+]  # fmt: skip
+
+PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
+ON_APPROVAL: tuple[OnApproval, ...] = get_args(OnApproval)
+SESSION_MODES: tuple[SessionMode, ...] = get_args(SessionMode)
+
+
+def now() -> str:
+    """The current time as every file and result shows it: UTC, milliseconds, `Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id(prefix: Literal["run", "ses"]) -> str:
+    """A path-safe id of 26 characters: microseconds since 1970 first, so that ids sort by age, then 55 random bits."""
+    number = (time.time_ns() // 1000) << 55 | secrets.randbits(55)
+    return prefix + "_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(105, -5, -5))
+
+
+def compact(document: Mapping[str, Any]) -> JsonObject:
+    """The same document without its nulls (top level only: below, nulls are somebody's data)."""
+    return {key: value for key, value in document.items() if value is not None}
+
+
+class Document:
+    """Gives a frozen dataclass its JSON form. Field names are the JSON names."""
+
+    __slots__ = ()
+
+    def to_json(self) -> JsonObject:
+        """This value as a JSON object, without nulls."""
+        return {f.name: plain for f in fields(self) if (plain := _plain(getattr(self, f.name))) is not None}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Rebuilds the value.
+
+        Raises:
+            TypeError: a required key is missing.
+        """
+        names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{key: value for key, value in document.items() if key in names})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Document):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message(Document):
+    """What is said to an agent or by it.
+
+    `parts` are `{type: text, text}`, `{type: data, data}` or `{type: file, uri | bytes_base64, mime_type?, name?}`.
+    """
+
+    role: Role = "user"
+    parts: list[JsonObject] = field(default_factory=list[JsonObject])
+    metadata: JsonObject | None = None
+
+    @classmethod
+    def of_text(cls, text: str, role: Role = "user") -> Message:
+        """A message with one text part."""
+        return cls(role=role, parts=[{"type": "text", "text": text}])
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined by blank lines."""
+        return "\n\n".join(part["text"] for part in self.parts if part.get("type") == "text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest(Document):
+    """What a waiting run waits for. An approval, a question, missing input or a login: the same thing to the caller."""
+
+    request_id: str
+    kind: RequestKind
+    text: str
+    options: list[JsonObject] | None = None
+    questions: list[JsonObject] | None = None
+    detail: JsonObject | None = None
+    expires_at: str | None = None
+    artifact_refs: JsonObject | None = None
+    """Set by the fold: what of this request is only previewed here, and where the whole is."""
+
+    @property
+    def waiting(self) -> Status:
+        """The status of a run that waits for this."""
+        return Status.AUTH_REQUIRED if self.kind == "auth" else Status.INPUT_REQUIRED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the caller said to an `InputRequest`. Held in memory only: `backend_config` may carry credentials."""
+
+    decision: str | None = None
+    message: Message | None = None
+    backend_config: JsonObject = field(default_factory=dict[str, Any])
+
+    @property
+    def approved(self) -> bool:
+        """Whether an approval was given; only an explicit `approve` is one."""
+        return self.decision == "approve"
+
+    @property
+    def text(self) -> str:
+        """The answer in words: the message's text, otherwise the decision."""
+        return (self.message.text if self.message else "") or self.decision or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Document):
+    """What a run used, the same for all backends. Costs in US dollars as the backend reports them."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int | None = None
+    cost_usd: float | None = None
+    turns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure(Document):
+    """Why a run failed or was rejected, and what the caller can do next."""
+
+    code: str
+    message: str
+    resumable: bool
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A backend's run came to its end."""
+
+    final_response: str
+    structured_output: Any = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A backend's run failed for a reason that the agent or the backend named."""
+
+    code: FailureCode
+    message: str
+    resumable: bool = True
+    next_step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The agent refused the work."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The agent's side cancelled the run by itself."""
+
+    reason: str | None = None
+
+
+Outcome = Completed | Failed | Rejected | Cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec(Document):
+    """What the caller asked for. Written once to `spec.json` (credentials masked) and never changed."""
+
+    run_id: str
+    session_id: str
+    agent_name: str
+    backend: str
+    role: str
+    cwd: Path
+    message: Message
+    created_at: str
+    session_mode: SessionMode = "new"
+    native_session_id: str | None = None
+    """The agent's own id of the session to go on with; set when the run starts, never by the caller."""
+    permission: Permission | None = None
+    """As the caller gave it; `level` is what counts."""
+    on_approval: OnApproval = "ask"
+    output_schema: JsonObject | None = None
+    limits: JsonObject = field(default_factory=dict[str, Any])
+    backend_config: JsonObject = field(default_factory=dict[str, Any])
+    metadata: JsonObject | None = None
+    resumed_from_run_id: str | None = None
+
+    @property
+    def level(self) -> Permission:
+        """The permission in force."""
+        return self.permission or "workspace_write"
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RunSpec:
+        """See `Document.from_json`; the path and the message get their types back."""
+        typed = {**document, "cwd": Path(document["cwd"]), "message": Message.from_json(document["message"])}
+        return super(RunSpec, cls).from_json(typed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Document):
+    """A run as its events tell it: the fold of `events.jsonl` over `spec.json`. Never changed in place."""
+
+    run_id: str
+    session_id: str
+    agent_name: str
+    backend: str
+    role: str
+    cwd: Path
+    status: Status
+    started_at: str
+    updated_at: str
+    summary: str = ""
+    completed_at: str | None = None
+    last_seq: int = 0
+    pending: tuple[InputRequest, ...] = ()
+    result: JsonObject | None = None
+    error: Failure | None = None
+    detail: str | None = None
+    metadata: JsonObject | None = None
+    remote_ref: JsonObject | None = None
+    native_session_id: str | None = None
+    permission_enforced: bool | None = None
+    resumed_from_run_id: str | None = None
+
+    @classmethod
+    def queued(cls, spec: RunSpec) -> Run:
+        """The run before its first event."""
+        return cls(
+            run_id=spec.run_id,
+            session_id=spec.session_id,
+            agent_name=spec.agent_name,
+            backend=spec.backend,
+            role=spec.role,
+            cwd=spec.cwd,
+            status=Status.QUEUED,
+            started_at=spec.created_at,
+            updated_at=spec.created_at,
+            metadata=spec.metadata,
+            resumed_from_run_id=spec.resumed_from_run_id,
+        )
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run is over."""
+        return self.status in TERMINAL
+
+    @property
+    def settled(self) -> bool:
+        """Whether only the caller can move the run: it is over, or it waits."""
+        return self.status in TERMINAL or self.status in WAITING
+
+    def evolve(self, **changes: Any) -> Run:
+        """The same run with other values."""
+        return replace(self, **changes)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Run:
+        """See `Document.from_json`; nested values get their types back."""
+        error = document.get("error")
+        return super(Run, cls).from_json(
+            {
+                **document,
+                "cwd": Path(document["cwd"]),
+                "status": Status(document["status"]),
+                "pending": tuple(InputRequest.from_json(request) for request in document.get("pending", ())),
+                "error": Failure.from_json(error) if error else None,
+            }
+        )

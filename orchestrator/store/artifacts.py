@@ -1,0 +1,382 @@
+"""Fields too large for a line of the log: a preview stays in the event, the whole goes into chunk files.
+
+`plan` is pure: it turns an event's data into data that fits and the pieces to store. `write` puts the pieces into
+`artifacts/<seq>-<type>/`, and `read_field` gives any field of any event back in pages, whether it was stored or not.
+Pieces of a streamed artifact go through a `Spool`, which becomes such a directory when the artifact is complete.
+
+Chunk files hold exactly CHUNK_BYTES each, but for the last: byte offset // CHUNK_BYTES is the file to open, and
+`cat` over them gives the whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import orjson
+
+from orchestrator.errors import ArtifactNotFound, InvalidArgument, StoreError
+from orchestrator.events import Event
+from orchestrator.model import Document, JsonObject
+from orchestrator.store.layout import RunDir, write_new
+from orchestrator.store.masking import Mask
+
+CHUNK_BYTES = 64 * 1024
+LEAF_BYTES = 2_000
+LARGE_LEAF_BYTES = 8_000
+LINE_BYTES = 16 * 1024
+_TRIMMED_BYTES = 2_000
+"""What an array or object keeps of itself in the event once its whole is stored."""
+
+_LARGE_LEAVES = re.compile(r"(agent_message:/text|run_completed:/final_response|(input|auth)_required:/request/.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref(Document):
+    """Where the whole of a previewed field is. `relpath` is relative to the run's directory: the first chunk file."""
+
+    field_path: str
+    relpath: str
+    mime: str
+    encoding: str
+    total_bytes: int
+    chunk_count: int
+    truncated: bool = False
+
+
+class Stored(NamedTuple):
+    """One field to store whole: its name as a file, its type, its bytes."""
+
+    stem: str
+    mime: str
+    content: bytes
+
+
+class Plan(NamedTuple):
+    """What becomes of an event's data: what the line holds, and what is stored beside it, by JSON Pointer."""
+
+    data: JsonObject
+    stored: dict[str, Stored]
+
+
+class Page(NamedTuple):
+    """Some bytes of a field."""
+
+    mime: str
+    encoding: str
+    total_bytes: int
+    content: str
+    offset: int
+    returned_bytes: int
+
+
+def plan(event_type: str, data: JsonObject) -> Plan:
+    """Makes an event's data fit a line. Types never change: a string stays a string, an array an array.
+
+    Leaves first: each string over its limit becomes a preview of head and tail. If the line is still over LINE_BYTES,
+    the largest top-level fields keep their first items and are stored whole, and at last the data itself.
+    """
+    stored: dict[str, Stored] = {}
+    small = cast(JsonObject, _shorten(event_type, "", data, stored))
+    if _size(small, stored) > LINE_BYTES:
+        for key in sorted(small, key=lambda key: -len(orjson.dumps(small[key]))):
+            small[key] = _trim_whole(f"/{_escape(key)}", data[key], small[key], stored)
+            if _size(small, stored) <= LINE_BYTES:
+                break
+        else:
+            small = cast(JsonObject, _trim_whole("", data, small, stored))
+    return Plan(small, stored)
+
+
+def write(run: RunDir, seq: int, event_type: str, stored: dict[str, Stored]) -> JsonObject:
+    """Writes the stored fields of one event. Returns its `artifact_refs`; to be called before the event is."""
+    folder = run.artifact_dir(seq, event_type)
+    if folder.exists():  # left by an owner that died between this and the line
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700, parents=True)
+    refs: JsonObject = {}
+    used: set[str] = set()
+    for pointer, (stem, mime, content) in stored.items():
+        name = stem if stem not in used else f"{stem}-{len(used)}"
+        used.add(name)
+        suffix = ".json" if mime == "application/json" else ".txt"
+        count = max(1, -(-len(content) // CHUNK_BYTES))
+        for index in range(count):
+            chunk = content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+            write_new(str(folder / _chunk_name(name, index, suffix)), chunk)
+        refs[pointer] = Ref(
+            field_path=pointer,
+            relpath=str((folder / _chunk_name(name, 0, suffix)).relative_to(run.path)),
+            mime=mime,
+            encoding="utf-8",
+            total_bytes=len(content),
+            chunk_count=count,
+        ).to_json()
+    _write_manifest(folder, seq, event_type, refs)
+    return refs
+
+
+class Spool:
+    """An artifact that arrives in pieces: masked across their borders, on disk from the first full chunk on.
+
+    Not for two tasks at once. Every method may block on the disk.
+    """
+
+    def __init__(self, run: RunDir, number: int, mask: Mask, cap: int, *, binary: bool) -> None:
+        self._run, self._cap, self.binary = run, cap, binary
+        self._suffix = ".bin" if binary else ".txt"
+        self._folder = run.path / "artifacts" / f".incoming-{os.getpid()}-{number}"
+        self._mask = mask.stream()
+        self._buffer = bytearray()
+        self._count = 0
+        self._total = 0
+        self.truncated = False
+
+    def feed(self, content: bytes) -> None:
+        """Takes one more piece. What goes over the cap is dropped, and `truncated` says so."""
+        self._take(self._mask.feed(content))
+
+    def _take(self, content: bytes) -> None:
+        room = self._cap - self._total
+        if len(content) > room:
+            content, self.truncated = content[:room], True
+        self._total += len(content)
+        self._buffer += content
+        while len(self._buffer) >= CHUNK_BYTES:
+            self._flush(CHUNK_BYTES)
+
+    def _flush(self, size: int) -> None:
+        if not self._count:
+            self._folder.mkdir(mode=0o700, parents=True)
+        write_new(str(self._folder / _chunk_name("content", self._count, self._suffix)), bytes(self._buffer[:size]))
+        del self._buffer[:size]
+        self._count += 1
+
+    def end(self) -> bytes | None:
+        """The whole if it is small and on no disk yet, otherwise None: then `settle` gives the directory its place."""
+        self._take(self._mask.end())
+        if not self._count and not self.binary and len(self._buffer) <= LEAF_BYTES:
+            return bytes(self._buffer)
+        if self._buffer or not self._count:
+            self._flush(len(self._buffer))
+        return None
+
+    def settle(self, seq: int, field_path: str, mime: str) -> JsonObject:
+        """Moves the chunks to the directory of their event. Returns the event's `artifact_refs`."""
+        folder = self._run.artifact_dir(seq, "artifact_added")
+        if folder.exists():
+            shutil.rmtree(folder)
+        self._folder.rename(folder)
+        ref = Ref(
+            field_path=field_path,
+            relpath=str((folder / _chunk_name("content", 0, self._suffix)).relative_to(self._run.path)),
+            mime=mime,
+            encoding="base64" if self.binary else "utf-8",
+            total_bytes=self._total,
+            chunk_count=self._count,
+            truncated=self.truncated,
+        )
+        refs = {field_path: ref.to_json()}
+        _write_manifest(folder, seq, "artifact_added", refs)
+        return refs
+
+    @property
+    def total_bytes(self) -> int:
+        """The size so far, masked."""
+        return self._total
+
+    def edges(self) -> str:
+        """A preview of a stored text: head and tail."""
+        head = (self._folder / _chunk_name("content", 0, self._suffix)).read_bytes()
+        tail = (self._folder / _chunk_name("content", self._count - 1, self._suffix)).read_bytes()
+        return preview(head + tail if self._count > 1 else head, LEAF_BYTES, self._total)
+
+    def discard(self) -> None:
+        """Forgets the artifact."""
+        self._buffer.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def preview(content: bytes, limit: int, total: int | None = None) -> str:
+    """Head and tail of a UTF-8 text with a note between them, in at most `limit` bytes."""
+    total = len(content) if total is None else total
+    note = f"\n… {total:,} bytes in all; read the whole with get_event_artifact …\n"
+    room = limit - len(note.encode())
+    head, tail = content[: room * 2 // 3], content[-(room // 3) :]
+    return head.decode(errors="ignore") + note + tail.decode(errors="ignore")
+
+
+def read_field(run: RunDir, event: Event, pointer: str, offset: int, limit: int) -> Page:
+    """A page of a field of an event.
+
+    Args:
+        pointer: JSON Pointer (RFC 6901) relative to the event's data.
+        offset: in bytes of the field; a position inside a character is moved back to where it starts.
+        limit: bytes at most, but at least one character; none is ever split.
+
+    Raises:
+        InvalidArgument: the pointer is malformed, or the offset lies past the end.
+        ArtifactNotFound: the event has no such field.
+    """
+    refs = cast(JsonObject, event.data.get("artifact_refs", {}))
+    if pointer in refs:
+        ref = Ref.from_json(refs[pointer])
+        return _page(ref.mime, ref.encoding, ref.total_bytes, partial(_read, run, ref), offset, limit)
+    holder = max((p for p in refs if pointer.startswith(p + "/")), key=len, default=None)
+    if holder is not None:
+        ref = Ref.from_json(refs[holder])
+        value = resolve(orjson.loads(_read(run, ref, 0, ref.total_bytes)), pointer[len(holder) :], pointer)
+    else:
+        value = resolve(event.data, pointer, pointer)
+    mime, content = ("text/plain", value.encode()) if isinstance(value, str) else ("application/json", orjson.dumps(value))
+    return _page(mime, "utf-8", len(content), lambda start, size: content[start : start + size], offset, limit)
+
+
+def resolve(value: Any, pointer: str, shown: str) -> Any:
+    """What a JSON Pointer points at. `shown` is the pointer that the caller gave, for the message."""
+    if pointer and not pointer.startswith("/"):
+        raise InvalidArgument(f"{shown[:200]!r} is no JSON Pointer; it starts with '/', as in '/output' or '/changes/0/diff'")
+    for token in pointer.split("/")[1:]:
+        key = token.replace("~1", "/").replace("~0", "~")
+        try:
+            value = cast(list[Any], value)[_index(key)] if isinstance(value, list) else cast(JsonObject, value)[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            known = ", ".join(f"'/{_escape(k)}'" for k in cast(JsonObject, value)) if isinstance(value, dict) else ""
+            hint = f"; at that place it has {known[:300]}" if known else ""
+            raise ArtifactNotFound(f"the event has no field {shown[:200]!r}{hint}") from None
+    return value
+
+
+def _index(key: str) -> int:
+    if not re.fullmatch(r"0|[1-9]\d{0,8}", key):
+        raise ValueError(key)
+    return int(key)
+
+
+def _page(mime: str, encoding: str, total: int, read: Callable[[int, int], bytes], offset: int, limit: int) -> Page:
+    if offset > total:
+        raise InvalidArgument(f"offset {offset} is past the end; the field has {total} bytes")
+    if encoding == "base64":
+        content = read(offset, limit)
+        return Page(mime, encoding, total, base64.b64encode(content).decode(), offset, len(content))
+    begin = max(0, offset - 3)
+    window = read(begin, offset - begin + limit + 4)
+    start = end = _character_start(window, offset - begin)
+    if len(window) > start:
+        end = _character_start(window, min(start + limit, len(window)))
+        end = end if end > start else _character_start(window, start + 1, step=1)
+    return Page(mime, encoding, total, window[start:end].decode(errors="replace"), begin + start, end - start)
+
+
+def _character_start(text: bytes, position: int, step: int = -1) -> int:
+    """The nearest position, going by `step`, where a character of a UTF-8 text starts."""
+    while 0 < position < len(text) and text[position] & 0xC0 == 0x80:
+        position += step
+    return position
+
+
+def _read(run: RunDir, ref: Ref, offset: int, limit: int) -> bytes:
+    match = re.fullmatch(r"(artifacts/[\w.-]+/[\w-]+)\.0001(\.\w+)", ref.relpath)
+    if match is None:
+        raise StoreError(f"{run.path} names an artifact in a way that this version does not know")
+    stem, suffix = match.groups()
+    pieces: list[bytes] = []
+    end = min(offset + limit, ref.total_bytes)
+    try:
+        while offset < end:
+            index, start = divmod(offset, CHUNK_BYTES)
+            with (run.path / _chunk_name(stem, index, suffix)).open("rb") as file:
+                file.seek(start)
+                piece = file.read(min(end - offset, CHUNK_BYTES - start))
+            if not piece:
+                raise StoreError(f"{run.path / ref.relpath} is shorter than its event says")
+            pieces.append(piece)
+            offset += len(piece)
+    except OSError as error:
+        raise StoreError(f"cannot read {error.filename}: {error.strerror}") from error
+    return b"".join(pieces)
+
+
+def _chunk_name(stem: str, index: int, suffix: str = ".txt") -> str:
+    return f"{stem}.{index + 1:04d}{suffix}"
+
+
+def _write_manifest(folder: Path, seq: int, event_type: str, refs: JsonObject) -> None:
+    manifest = {"seq": seq, "type": event_type, "chunk_bytes": CHUNK_BYTES, "fields": refs}
+    write_new(str(folder / "manifest.json"), orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+
+
+def _shorten(event_type: str, pointer: str, value: Any, stored: dict[str, Stored]) -> Any:
+    if isinstance(value, str):
+        if len(value) * 4 <= LEAF_BYTES:
+            return value
+        content = value.encode()
+        large = len(content) > LEAF_BYTES and _LARGE_LEAVES.fullmatch(f"{event_type}:{pointer}")
+        limit = LARGE_LEAF_BYTES if large else LEAF_BYTES
+        if len(content) <= limit:
+            return value
+        stored[pointer] = Stored(_stem(pointer), "text/plain", content)
+        return preview(content, limit)
+    if isinstance(value, dict):
+        items = cast(JsonObject, value).items()
+        return {key: _shorten(event_type, f"{pointer}/{_escape(key)}", item, stored) for key, item in items}
+    if isinstance(value, list):
+        items = enumerate(cast(list[Any], value))
+        return [_shorten(event_type, f"{pointer}/{index}", item, stored) for index, item in items]
+    return value
+
+
+def _trim_whole(pointer: str, whole: Any, short: Any, stored: dict[str, Stored]) -> Any:
+    """Stores a container whole under its own pointer, and returns its first items."""
+    if not isinstance(short, (dict, list)):
+        return short
+    for inner in [p for p in stored if p.startswith(pointer + "/")]:
+        del stored[inner]
+    stored[pointer] = Stored(_stem(pointer), "application/json", orjson.dumps(whole))
+    return _first_items(short, _TRIMMED_BYTES)
+
+
+def _first_items(value: Any, room: int) -> Any:
+    """The same kind of value with as many first items as fit; what does not fit as a whole is trimmed likewise."""
+    if isinstance(value, list):
+        kept: list[Any] = []
+        for item in cast(list[Any], value):
+            room -= len(orjson.dumps(item)) + 1
+            if room < 0:
+                break
+            kept.append(item)
+        return kept
+    if isinstance(value, dict):
+        fields: JsonObject = {}
+        for key, item in cast(JsonObject, value).items():
+            size = len(orjson.dumps(item)) + len(orjson.dumps(key)) + 2
+            small = item if size <= room // 2 else _first_items(item, room // 4)
+            room -= len(orjson.dumps(small)) + len(orjson.dumps(key)) + 2
+            if room < 0:
+                break
+            fields[key] = small
+        return fields
+    if isinstance(value, str) and len(value.encode()) > max(room, 200):
+        return preview(value.encode(), max(room, 200))
+    return value
+
+
+def _size(data: JsonObject, stored: dict[str, Stored]) -> int:
+    # a reference takes about 200 bytes and its pointer twice
+    return len(orjson.dumps(data)) + sum(220 + 3 * len(pointer) for pointer in stored) + 120
+
+
+def _escape(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _stem(pointer: str) -> str:
+    """A file name for a field: `/changes/0/diff` becomes `changes-0-diff`."""
+    return re.sub(r"[^A-Za-z0-9_]+", "-", pointer).strip("-")[:80] or "data"

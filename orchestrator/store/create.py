@@ -1,0 +1,113 @@
+"""Bringing a run into being: all that must be on disk before its id is returned, or nothing at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from orchestrator.errors import Conflict, StoreError
+from orchestrator.model import JsonObject, RunSpec
+from orchestrator.store import sessions
+from orchestrator.store.layout import Home, RunDir, Workspace, sync_directory
+from orchestrator.store.log import RunLog
+from orchestrator.store.masking import Mask, without_credentials
+
+
+class Created(NamedTuple):
+    """A new run, owned by us, or the run that the same idempotency key made before."""
+
+    spec: RunSpec
+    log: RunLog | None
+    existing: RunDir | None = None
+
+
+def create_run(home: Home, spec: RunSpec, mask: Mask, *, nickname: str | None, idempotency_key: str | None) -> Created:
+    """Writes a run to disk and takes its lock. Blocks on the disk; leaves nothing behind when it fails.
+
+    Args:
+        spec: without an agent name if it begins a session; the name is given here.
+        nickname: the name wished for a new agent.
+        idempotency_key: the same key with the same arguments gives the run that it gave before.
+
+    Raises:
+        Conflict: the key was used with other arguments.
+        StoreError, StoreVersion: the workspace cannot be used.
+    """
+    workspace = Workspace(spec.cwd)
+    document = {**spec.to_json(), "backend_config": without_credentials(spec.backend_config)}
+    document = mask.value(document)
+    entry = {"run_id": spec.run_id, "fingerprint": _fingerprint(document, nickname)}
+    digest = sessions.key_digest(idempotency_key) if idempotency_key else None
+    workspace.open()
+    if digest and (known := sessions.find_key(workspace, digest)):
+        return Created(spec, None, _same(workspace, known, entry))
+    try:
+        with ExitStack() as undo:
+            log, spec = _write(home, workspace, spec, document, mask, nickname, undo.callback)
+            if digest and not sessions.take_key(workspace, digest, entry):
+                known = sessions.find_key(workspace, digest)
+                assert known is not None, "a key that is taken has an entry"
+                return Created(spec, None, _same(workspace, known, entry))
+            undo.pop_all()
+    except OSError as error:
+        raise StoreError(f"cannot write {error.filename or workspace.root}: {error.strerror}") from error
+    return Created(spec, log)
+
+
+def _write(
+    home: Home,
+    workspace: Workspace,
+    spec: RunSpec,
+    document: JsonObject,
+    mask: Mask,
+    nickname: str | None,
+    undo: Callable[..., object],
+) -> tuple[RunLog, RunSpec]:
+    run_dir = workspace.run(spec.run_id)
+    if not spec.agent_name:
+        name = sessions.reserve_name(workspace, nickname, spec.session_id)
+        undo(sessions.release_name, workspace, name)
+        spec = replace(spec, agent_name=name)
+        document = {**document, "agent_name": name}
+        undo(sessions.remove, workspace, spec.session_id)
+        session = sessions.Session(session_id=spec.session_id, agent_name=name, backend=spec.backend)
+        sessions.save(workspace, session, durable=False)
+    undo(shutil.rmtree, run_dir.path, ignore_errors=True)
+    log = RunLog.create(run_dir, spec, document, mask)
+    undo(log.close)
+    undo(_forget, home, spec.run_id)
+    home.add(run_dir, live=True)
+    sessions.add_run(workspace, spec.session_id, spec.run_id)
+    sync_directory(str(run_dir.path.parent))
+    return log, spec
+
+
+def _forget(home: Home, run_id: str) -> None:
+    for folder in (home.runs, home.live):
+        Path(folder / run_id).unlink(missing_ok=True)
+
+
+def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:
+    if known["fingerprint"] != entry["fingerprint"]:
+        raise Conflict(
+            f"this idempotency_key made {known['run_id']} with other arguments; use another key for another run"
+        )
+    return workspace.run(known["run_id"])
+
+
+_MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id")
+
+
+def _fingerprint(document: JsonObject, nickname: str | None) -> str:
+    """What was asked, without what we made up ourselves; credentials may be renewed between two attempts."""
+    asked = {key: value for key, value in document.items() if key not in _MADE_UP}
+    if document.get("session_mode") != "new":
+        asked["session_id"] = document["session_id"]
+    return hashlib.sha256(orjson.dumps([asked, nickname], option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,0 +1,267 @@
+"""Where everything lies, and the few ways in which files are made, replaced and named.
+
+All paths of the store are built here, and all names that come from outside are checked here before they become part
+of a path. Directories are 0700 and files 0600 from the moment they exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+import platformdirs
+import psutil
+
+from orchestrator.errors import InvalidArgument, StoreError, StoreVersion
+from orchestrator.model import JsonObject
+
+FORMAT = "1"
+"""The store format that this code writes. `VERSION` of a store holds it."""
+
+RUN_ID = re.compile(r"run_[0-9a-z]{1,22}")
+SESSION_ID = re.compile(r"ses_[0-9a-z]{1,22}")
+AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "afpfs", "9p", "fuse.sshfs", "webdav"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The directory of one run and the names in it."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which is the directory's name."""
+        return self.path.name
+
+    @property
+    def workspace(self) -> Workspace:
+        """The store that holds the run."""
+        return Workspace(self.path.parent.parent.parent)
+
+    def file(self, name: str) -> str:
+        """The path of `spec.json`, `events.jsonl`, `run.json`, `result.json`, `owner.json`, `lock` or `reserve`."""
+        return os.path.join(self.path, name)  # noqa: PTH118  joins on a hot path
+
+    def artifact_dir(self, seq: int, event_type: str) -> Path:
+        """Where the oversize fields of one event lie."""
+        return self.path / "artifacts" / f"{seq:06d}-{event_type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The store of one directory: `<cwd>/.orchestrator`."""
+
+    cwd: Path
+
+    @property
+    def root(self) -> Path:
+        """`<cwd>/.orchestrator`."""
+        return self.cwd / ".orchestrator"
+
+    def run(self, run_id: str) -> RunDir:
+        """The directory of a run, whether it exists or not; the id is checked."""
+        return RunDir(self.root / "runs" / checked(run_id, RUN_ID, "run_id"))
+
+    def session(self, session_id: str) -> Path:
+        """The file of a session."""
+        return self.root / "sessions" / f"{checked(session_id, SESSION_ID, 'session_id')}.json"
+
+    def name(self, agent_name: str) -> Path:
+        """The file that reserves an agent's name and holds its session id."""
+        return self.root / "names" / checked(agent_name, AGENT_NAME, "agent_name")
+
+    def key(self, digest: str) -> Path:
+        """The file that reserves an idempotency key."""
+        return self.root / "keys" / digest
+
+    def open(self) -> None:
+        """Makes the store if it is missing and refuses one that this code cannot use.
+
+        Raises:
+            StoreVersion: another version wrote it.
+            StoreError: it cannot be written, or lies on a network file system.
+        """
+        try:
+            self.check_version()
+            if (self.root / "VERSION").exists():
+                return
+            _refuse_network(self.cwd)
+            for name in ("", "runs", "sessions", "names", "keys"):
+                (self.root / name).mkdir(mode=0o700, exist_ok=True)
+            replace_file(str(self.root / ".gitignore"), b"*\n")
+            replace_file(str(self.root / "VERSION"), f"{FORMAT}\n".encode())
+        except OSError as error:
+            raise StoreError(f"cannot write {self.root}: {error.strerror}; choose a cwd that you can write to") from error
+
+    def check_version(self) -> None:
+        """Refuses a store in a format that this code does not know. A missing store is none of its business."""
+        try:
+            version = (self.root / "VERSION").read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot read {self.root / 'VERSION'}: {error.strerror}") from error
+        if version != FORMAT:
+            raise StoreVersion(
+                f"{self.root} has store format {version[:20]!r}, this version knows {FORMAT!r}; "
+                "upgrade orchestrator-mcp, or move the directory away"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The user's own directory: an index of runs, which is a cache, and the hosts."""
+
+    path: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """`$ORCHESTRATOR_HOME`, otherwise the platform's user state directory."""
+        given = os.environ.get("ORCHESTRATOR_HOME")
+        return cls(Path(given) if given else Path(platformdirs.user_state_dir("orchestrator", appauthor=False)))
+
+    @property
+    def runs(self) -> Path:
+        """One file per run: the path of its directory."""
+        return self.path / "runs"
+
+    @property
+    def live(self) -> Path:
+        """The same for runs that are not over."""
+        return self.path / "live"
+
+    def add(self, run: RunDir, *, live: bool) -> None:
+        """Enters a run into the index."""
+        content = os.fsencode(run.path)
+        for folder in (self.runs, self.live) if live else (self.runs,):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_new(str(folder / run.run_id), content, exist_ok=True)
+
+    def settle(self, run_id: str) -> None:
+        """Takes a run that is over out of `live`."""
+        (self.live / run_id).unlink(missing_ok=True)
+
+    def find(self, run_id: str) -> RunDir | None:
+        """The directory that the index names, if it still exists; a dead entry is pruned."""
+        entry = self.runs / checked(run_id, RUN_ID, "run_id")
+        try:
+            run = RunDir(Path(os.fsdecode(entry.read_bytes())))
+        except (OSError, ValueError):
+            return None
+        if run.run_id == run_id and run.path.is_dir():
+            return run
+        with contextlib.suppress(OSError):
+            entry.unlink()
+        return None
+
+
+def checked(value: str, pattern: re.Pattern[str], what: str) -> str:
+    """The value, if it is safe as a file name.
+
+    Raises:
+        InvalidArgument: it is not of the form that we give out ourselves.
+    """
+    if not pattern.fullmatch(value):
+        raise InvalidArgument(f"{value[:80]!r} is not a valid {what}; use one that spawn_run or list_runs returned")
+    return value
+
+
+def write_new(path: str, content: bytes, *, exist_ok: bool = False) -> bool:
+    """Creates a file that must not exist yet. Returns False, and changes nothing, where it does and may."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        if exist_ok:
+            return False
+        raise
+    try:
+        write_all(descriptor, content)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def replace_file(path: str, content: bytes, *, durable: bool = False) -> None:
+    """Writes a file so that every reader sees the old content or the new, never a part.
+
+    Args:
+        durable: fsync before the rename, and the directory after it.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(descriptor, content)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)  # noqa: PTH104
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
+    if durable:
+        sync_directory(os.path.dirname(path))  # noqa: PTH120
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """`write(2)` until everything is written; a full disk shows as a short write first."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: str | Path) -> JsonObject | None:
+    """A JSON object from a file; None where the file is missing.
+
+    Raises:
+        StoreError: it cannot be read or is no JSON object.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            document: Any = orjson.loads(file.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise StoreError(f"{path} does not hold a JSON object")
+    return document  # pyright: ignore[reportUnknownVariableType]
+
+
+@lru_cache(maxsize=256)
+def _file_system(device: int, path: str) -> str:
+    """The type of the file system under a path. Mounts are matched by their longest prefix."""
+    best = ("", "")
+    for mount in psutil.disk_partitions(all=True):
+        inside = path == mount.mountpoint or path.startswith(mount.mountpoint.rstrip("/") + "/")
+        if inside and len(mount.mountpoint) >= len(best[0]):
+            best = (mount.mountpoint, mount.fstype)
+    return best[1]
+
+
+def _refuse_network(cwd: Path) -> None:
+    kind = _file_system(cwd.stat().st_dev, str(cwd.resolve()))
+    if kind.lower() in _NETWORK:
+        raise StoreError(
+            f"{cwd} lies on a network file system ({kind}), where locks do not hold; choose a cwd on a local disk"
+        )

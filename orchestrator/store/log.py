@@ -1,0 +1,375 @@
+"""The one writer of a run: numbers, masks, stores, appends, folds and publishes each event, in this order.
+
+Above: the engine, which owns one `RunLog` for each live run. Below: the run's directory. A `RunLog` exists only while
+this process holds the run's lock. What is published is written: `run` and `offset` move after the line is in the
+file, and readers in this process stop there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import resource
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+import orjson
+
+from orchestrator.errors import Conflict, StoreError
+from orchestrator.events import ArtifactChunk, Event, fold
+from orchestrator.model import TERMINAL, JsonObject, Run, RunSpec, now
+from orchestrator.process import ProcessId
+from orchestrator.store import artifacts, reader
+from orchestrator.store.layout import RunDir, read_json, replace_file, write_all
+from orchestrator.store.masking import Mask
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SNAPSHOT_EVERY = 4096
+"""Events after which `run.json` is replaced at the latest, so that the tail behind it stays short."""
+RESERVE_BYTES = 8192
+"""Kept free on the disk, and below a limit on the file size, for a run's last event."""
+ARTIFACT_CAP = 256 * 2**20
+
+
+class RunLog:
+    """The log of one live run. Made by `create` or `take_over`; closed by `close`. For one event loop."""
+
+    def __init__(self, run_dir: RunDir, mask: Mask, run: Run, offset: int, lock: int) -> None:
+        self.dir = run_dir
+        self.run = run
+        self.offset = offset
+        self._mask = mask
+        self._lock_fd = lock
+        self._fd = os.open(run_dir.file("events.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, offset)  # a torn tail goes
+        os.lseek(self._fd, 0, os.SEEK_END)
+        self._ceiling = _file_size_limit() - RESERVE_BYTES
+        self._snapshot = run
+        self._writing = asyncio.Lock()
+        self._spools: dict[str, tuple[artifacts.Spool, ArtifactChunk]] = {}
+        self._spool_count = 0
+        self._waiters: list[tuple[Callable[[Run], bool], asyncio.Future[None]]] = []
+        self._epoch = 1
+        self._agent: JsonObject | None = None
+
+    @classmethod
+    def create(cls, run_dir: RunDir, spec: RunSpec, document: JsonObject, mask: Mask) -> RunLog:
+        """Makes a run's directory, with `spec.json` durable, and owns it. Blocks on the disk.
+
+        Args:
+            document: the spec as it is written, without credentials.
+        """
+        run_dir.path.mkdir(mode=0o700)
+        lock = _lock(run_dir)
+        replace_file(run_dir.file("spec.json"), orjson.dumps(document, option=orjson.OPT_INDENT_2), durable=True)
+        replace_file(run_dir.file("reserve"), bytes(RESERVE_BYTES))
+        log = cls(run_dir, mask, Run.queued(spec), 0, lock)
+        log.write_owner()
+        return log
+
+    @classmethod
+    def take_over(cls, run_dir: RunDir, mask: Mask) -> RunLog:
+        """Owns a run whose owner is gone: the tail is made whole, the epoch goes up. Blocks on the disk.
+
+        Raises:
+            Conflict: another process holds the run.
+        """
+        lock = _lock(run_dir)
+        try:
+            state = reader.RunReader(run_dir).state()
+            if not state.run.terminal:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(run_dir.file("result.json"))  # noqa: PTH108  written before a last event that never was
+            log = cls(run_dir, mask, state.run, state.offset, lock)
+            owner = read_json(run_dir.file("owner.json")) or {}
+            log._epoch = int(owner.get("epoch", 0)) + 1
+            log.write_owner()
+        except BaseException:
+            os.close(lock)
+            raise
+        return log
+
+    async def append(self, event_type: str, data: JsonObject, *, durable: bool = False) -> Event:
+        """Adds an event and publishes it. Once begun it is finished, even when the caller is cancelled.
+
+        Args:
+            durable: fsync the line before it is published.
+
+        Raises:
+            StoreError: it could not be written; the log is as it was.
+        """
+        if not durable and not self._writing.locked():
+            event = self._next(event_type, data)
+            line = _line(event)
+            if len(line) <= artifacts.LEAF_BYTES and not self._mask.touches(line):
+                run = fold(self.run, event)
+                if not self._snapshot_due(run):
+                    self._write(line)
+                    self._publish(run, len(line))
+                    return event
+        return await _uninterrupted(self._append(event_type, data, durable))
+
+    async def _append(self, event_type: str, data: JsonObject, durable: bool) -> Event:
+        async with self._writing:
+            event, run, size = await asyncio.to_thread(self._record, event_type, data, durable)
+            self._publish(run, size)
+            return event
+
+    async def add_chunk(self, chunk: ArtifactChunk) -> None:
+        """Takes a piece of an artifact; with the last one the event `artifact_added` is written."""
+        await _uninterrupted(self._add_chunk(chunk))
+
+    async def _add_chunk(self, chunk: ArtifactChunk) -> None:
+        async with self._writing:
+            key = chunk.artifact_id
+            if not chunk.append and key in self._spools:
+                self._spools.pop(key)[0].discard()
+            if key not in self._spools:
+                self._spool_count += 1
+                binary = isinstance(chunk.content, bytes)
+                spool = artifacts.Spool(self.dir, self._spool_count, self._mask, ARTIFACT_CAP, binary=binary)
+                self._spools[key] = (spool, replace(chunk, content=b""))
+            spool, first = self._spools[key]
+            content = chunk.content.encode() if isinstance(chunk.content, str) else chunk.content
+            await asyncio.to_thread(_checked_io, spool.feed, content)
+            if chunk.last:
+                await self._end_spool(key, spool, first)
+
+    async def end_artifacts(self) -> None:
+        """Writes the events of artifacts that were begun and never completed: the task is over."""
+        while self._spools:
+            await _uninterrupted(self._end_next_spool())
+
+    async def _end_next_spool(self) -> None:
+        async with self._writing:
+            for key, (spool, first) in list(self._spools.items())[:1]:
+                await self._end_spool(key, spool, first)
+
+    async def _end_spool(self, key: str, spool: artifacts.Spool, first: ArtifactChunk) -> None:
+        del self._spools[key]
+        data: JsonObject = {"artifact_id": key}
+        data |= {name: value for name in ("name", "mime") if (value := getattr(first, name)) is not None}
+        event, run, size = await asyncio.to_thread(_checked_io, self._record_spool, spool, data)
+        self._publish(run, size)
+        logger.debug("artifact %s of %s is event %d", key, self.dir.run_id, event.seq)
+
+    def _record_spool(self, spool: artifacts.Spool, data: JsonObject) -> tuple[Event, Run, int]:
+        whole = spool.end()
+        if whole is not None:
+            return self._record("artifact_added", {**data, "text": whole.decode(errors="replace")}, False)
+        mime = data.get("mime") or ("application/octet-stream" if spool.binary else "text/plain")
+        shown: JsonObject = {"data": {"bytes": spool.total_bytes}} if spool.binary else {"text": spool.edges()}
+        refs = spool.settle(self.run.last_seq + 1, "/data" if spool.binary else "/text", mime)
+        event = self._next("artifact_added", {**self._mask.value(data), **shown, "artifact_refs": refs})
+        return self._commit(event, _line(event), durable=False)
+
+    async def end(self, event_type: str, data: JsonObject, *, durable: bool = True) -> None:
+        """Writes the last event: `result.json`, line, `run.json`, publish.
+
+        A full disk is met with the reserve that the run kept for this moment.
+
+        Raises:
+            StoreError: even so it could not be written; the run is not over.
+        """
+        await _uninterrupted(self._end(event_type, data, durable))
+
+    async def _end(self, event_type: str, data: JsonObject, durable: bool) -> None:
+        async with self._writing:
+            _, run, size = await asyncio.to_thread(self._record_last, event_type, data, durable)
+            self._publish(run, size)
+
+    def _record_last(self, event_type: str, data: JsonObject, durable: bool) -> tuple[Event, Run, int]:
+        try:
+            recorded = self._record(event_type, data, durable)
+        except StoreError:
+            self._release_reserve()
+            recorded = self._record(event_type, data, durable)
+        self._release_reserve()
+        return recorded
+
+    def _release_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self.dir.file("reserve"))  # noqa: PTH108
+        self._ceiling = _file_size_limit()
+
+    def _record(self, event_type: str, data: JsonObject, durable: bool) -> tuple[Event, Run, int]:
+        """Masks, stores what is oversize, and commits. Blocks on the disk."""
+        data = _serialisable(data)
+        event = self._next(event_type, data)
+        line = _line(event)
+        if self._mask.touches(line):
+            event = replace(event, data=self._mask.value(event.data))
+            line = _line(event)
+        whole = event.data
+        if len(line) > artifacts.LEAF_BYTES:
+            small, stored = artifacts.plan(event_type, event.data)
+            if stored:
+                refs = _checked_io(artifacts.write, self.dir, event.seq, event_type, stored)
+                event = replace(event, data={**small, "artifact_refs": refs})
+                line = _line(event)
+        if fold(self.run, event).status in TERMINAL:
+            result = {"run_id": self.dir.run_id, "type": event_type, "ts": event.ts, **whole}
+            content = orjson.dumps(result, option=orjson.OPT_INDENT_2)
+            _checked_io(replace_file, self.dir.file("result.json"), content, durable=durable)
+        return self._commit(event, line, durable)
+
+    def _commit(self, event: Event, line: bytes, durable: bool) -> tuple[Event, Run, int]:
+        run = fold(self.run, event)
+        self._write(line)
+        if durable:
+            _checked_io(os.fsync, self._fd)
+        if self._snapshot_due(run):
+            self._save_snapshot(run, self.offset + len(line))
+        return event, run, len(line)
+
+    def _next(self, event_type: str, data: JsonObject) -> Event:
+        if self.run.terminal:
+            raise StoreError(f"{self.dir.run_id} is over; nothing follows its last event")
+        return Event(self.run.last_seq + 1, now(), event_type, data)
+
+    def _write(self, line: bytes) -> None:
+        try:
+            if self.offset + len(line) > self._ceiling:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            write_all(self._fd, line)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self.offset)
+                os.lseek(self._fd, self.offset, os.SEEK_SET)
+            raise StoreError(f"cannot write {self.dir.file('events.jsonl')}: {error.strerror}") from error
+
+    def _snapshot_due(self, run: Run) -> bool:
+        old = self._snapshot
+        if run.last_seq - old.last_seq >= SNAPSHOT_EVERY:
+            return True
+        return run.status is not old.status or run.pending != old.pending or run.remote_ref != old.remote_ref
+
+    def _save_snapshot(self, run: Run, offset: int) -> None:
+        """Replaces `run.json`. It is a cache of the log, so a failure is told and survived."""
+        try:
+            replace_file(self.dir.file("run.json"), orjson.dumps({**run.to_json(), "offset": offset}))
+            self._snapshot = run
+        except OSError as error:
+            logger.warning("cannot write run.json of %s: %s", self.dir.run_id, error.strerror)
+
+    def _publish(self, run: Run, size: int) -> None:
+        self.run = run
+        self.offset += size
+        if self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        for predicate, future in self._waiters:
+            if not future.done() and predicate(self.run):
+                future.set_result(None)
+
+    async def wait(self, predicate: Callable[[Run], bool]) -> None:
+        """Returns as soon as the published run satisfies the predicate, or the log is closed."""
+        if predicate(self.run) or self._fd < 0:
+            return
+        entry = (predicate, asyncio.get_running_loop().create_future())
+        self._waiters.append(entry)
+        try:
+            await entry[1]
+        finally:
+            self._waiters.remove(entry)
+
+    def write_owner(self, agent: JsonObject | None = None) -> None:
+        """Replaces `owner.json`; with `agent`, the process group of the agent is durable when it returns."""
+        self._agent = agent or self._agent
+        owner = {**ProcessId.own().to_json(), "socket": None, "epoch": self._epoch}
+        if self._agent:
+            owner["agent"] = self._agent
+        _checked_io(replace_file, self.dir.file("owner.json"), orjson.dumps(owner), durable=agent is not None)
+
+    def close(self) -> None:
+        """Gives the run up. Wakes all who wait."""
+        for spool, _ in self._spools.values():
+            spool.discard()
+        self._spools.clear()
+        if self._fd >= 0:
+            os.close(self._fd)
+            os.close(self._lock_fd)
+            self._fd = -1
+        for _, future in self._waiters:
+            if not future.done():
+                future.set_result(None)
+
+
+def _lock(run_dir: RunDir) -> int:
+    descriptor = os.open(run_dir.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Conflict(f"{run_dir.run_id} is owned by another process") from None
+    return descriptor
+
+
+def _line(event: Event) -> bytes:
+    document = {"seq": event.seq, "ts": event.ts, "type": event.type, "data": event.data}
+    try:
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError:
+        return orjson.dumps({**document, "data": _serialisable(event.data)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _serialisable(value: Any) -> Any:
+    """The value itself if orjson takes it, otherwise with what JSON cannot hold replaced: half surrogates in strings
+    by `?`, whole numbers over 64 bits by their digits."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return _replaced(value)
+    return value
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_replaced(str(key)): _replaced(item) for key, item in value.items()}  # pyright: ignore
+    if isinstance(value, (list, tuple)):
+        return [_replaced(item) for item in value]  # pyright: ignore
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    return value if value is None or isinstance(value, (bool, float)) else str(value)
+
+
+def _file_size_limit() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return 2**62 if limit == resource.RLIM_INFINITY else limit
+
+
+def _checked_io(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return function(*args, **kwargs)
+    except OSError as error:
+        raise StoreError(f"cannot write {error.filename or 'the store'}: {error.strerror}") from error
+
+
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits the work to its end, whatever happens to the caller; a cancellation is passed on afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except BaseException:  # noqa: BLE001  raised below by result()
+            break
+    if cancelled:
+        if error := task.exception():
+            logger.warning("a write ended with %r after its caller was cancelled", error)
+        raise cancelled
+    return task.result()

@@ -1,0 +1,161 @@
+"""Sessions, the names of their agents, and idempotency keys: what has to hold across processes.
+
+A session is a conversation with one agent; its runs come one after the other. `sessions/<id>.json` is written by the
+process that holds `<id>.lock`, so nobody loses an update; `<id>.runs` is append-only, one run id a line, so any
+process can add to it. Names and keys are files created exclusively: the file system decides who came first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import secrets
+from dataclasses import dataclass
+
+import orjson
+
+from orchestrator.errors import AgentNotFound, SessionNotFound, StoreError, nearest
+from orchestrator.model import Document, JsonObject
+from orchestrator.store.layout import Workspace, read_json, replace_file, sync_directory, write_all, write_new
+
+_FIRST = ("amber bold brisk calm clear deft eager fair fleet gentle keen kind lively lucid merry mild nimble noble "
+          "patient plain quick quiet ready sharp spry steady sunny swift tidy warm wise witty").split()  # fmt: skip
+_SECOND = ("alder badger beech bison cedar crane dove elm falcon finch fox heron ibis jay kestrel lark linden lynx "
+           "maple marten otter owl pine plover raven robin rowan seal stork swan thrush wren").split()  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Document):
+    """One conversation with one agent."""
+
+    session_id: str
+    agent_name: str
+    backend: str
+    native_session_id: str | None = None
+
+
+def load(workspace: Workspace, session_id: str) -> Session:
+    """The session.
+
+    Raises:
+        SessionNotFound: there is none of that id in this workspace.
+    """
+    document = read_json(workspace.session(session_id))
+    if document is None:
+        raise SessionNotFound(
+            f"no session {session_id!r} in {workspace.root}; get_run names the session of each run, and sessions "
+            "can only be resumed with the cwd that they were made with"
+        )
+    try:
+        return Session.from_json(document)
+    except TypeError as error:
+        raise StoreError(f"{workspace.session(session_id)} is damaged: {error}") from error
+
+
+def save(workspace: Workspace, session: Session, *, durable: bool) -> None:
+    """Writes the session. Only for who made it just now or holds its lock."""
+    replace_file(str(workspace.session(session.session_id)), orjson.dumps(session.to_json()), durable=durable)
+
+
+def add_run(workspace: Workspace, session_id: str, run_id: str) -> None:
+    """Notes that a run belongs to the session; the last one noted is the agent's newest."""
+    path = workspace.session(session_id).with_suffix(".runs")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, f"{run_id}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def remove(workspace: Workspace, session_id: str) -> None:
+    """Takes back a session that was made a moment ago and has no run."""
+    for suffix in (".json", ".runs", ".lock"):
+        workspace.session(session_id).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def newest_run(workspace: Workspace, agent_name: str) -> str:
+    """The id of the newest run of the agent.
+
+    Raises:
+        AgentNotFound: nobody has that name in this workspace.
+    """
+    with contextlib.suppress(FileNotFoundError, IndexError):
+        session_id = workspace.name(agent_name).read_text(encoding="ascii")
+        runs = workspace.session(session_id).with_suffix(".runs").read_text(encoding="ascii")
+        return runs.split()[-1]
+    names = os.listdir(workspace.root / "names") if workspace.root.is_dir() else []  # noqa: PTH208
+    raise AgentNotFound(
+        f"no agent {agent_name!r} in {workspace.cwd}{nearest(agent_name, names) or '; call list_runs'}"
+    )
+
+
+def reserve_name(workspace: Workspace, wanted: str | None, session_id: str) -> str:
+    """Takes a name for a new agent: the wanted one, or with a random ending if that is taken. Takes constant time."""
+    stem = wanted or f"{random.choice(_FIRST)}-{random.choice(_SECOND)}"  # noqa: S311
+    name = stem
+    for _ in range(100):
+        if write_new(str(workspace.name(name)), session_id.encode(), exist_ok=True):
+            return name
+        name = f"{stem[:56]}-{secrets.token_hex(3)}"
+    raise StoreError(f"could not find a free name like {stem!r}")
+
+
+def release_name(workspace: Workspace, name: str) -> None:
+    """Gives a name back that was taken a moment ago."""
+    workspace.name(name).unlink(missing_ok=True)
+
+
+def key_digest(key: str) -> str:
+    """The file name of an idempotency key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def find_key(workspace: Workspace, digest: str) -> JsonObject | None:
+    """What stands under an idempotency key: `{run_id, fingerprint}`; None if nobody used it or the run is gone."""
+    entry = read_json(workspace.key(digest))
+    if entry is not None and not workspace.run(entry["run_id"]).path.is_dir():
+        workspace.key(digest).unlink(missing_ok=True)
+        return None
+    return entry
+
+
+def take_key(workspace: Workspace, digest: str, entry: JsonObject) -> bool:
+    """Puts an entry under a key, whole and durable. Returns False if somebody was faster."""
+    temporary = workspace.root / "keys" / f".{secrets.token_hex(8)}"
+    try:
+        write_new(str(temporary), orjson.dumps(entry))
+        os.link(temporary, workspace.key(digest))
+        sync_directory(str(temporary.parent))
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+class SessionLock:
+    """The right to be the session's live owner, held by one run at a time in all processes."""
+
+    def __init__(self, workspace: Workspace, session_id: str) -> None:
+        self._path = workspace.session(session_id).with_suffix(".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Takes the lock if it is free; never waits."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Gives the lock back; harmless without it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
