@@ -294,9 +294,7 @@ def _agent_message(run: Run, event: Event) -> JsonObject:
 
 
 def _asked(run: Run, event: Event) -> JsonObject:
-    request = InputRequest.from_json(event.data["request"])
-    if refs := event.data.get("artifact_refs"):
-        request = replace(request, artifact_refs={path: {"seq": event.seq, **ref} for path, ref in refs.items()})
+    request = replace(InputRequest.from_json(event.data["request"]), seq=event.seq)
     others = tuple(r for r in run.pending if r.request_id != request.request_id)
     pending = (*others, request)
     return {"status": waiting_status(pending), "pending": pending}

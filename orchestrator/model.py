@@ -135,8 +135,8 @@ class InputRequest(Document):
     questions: list[JsonObject] | None = None
     detail: JsonObject | None = None
     expires_at: str | None = None
-    artifact_refs: JsonObject | None = None
-    """Set by the fold: what of this request is only previewed here, and where the whole is."""
+    seq: int | None = None
+    """Set by the fold: the number of the event that holds this request whole."""
 
     @property
     def waiting(self) -> Status:

@@ -31,6 +31,8 @@ from orchestrator.store.masking import Mask
 CHUNK_BYTES = 64 * 1024
 LEAF_BYTES = 2_000
 LARGE_LEAF_BYTES = 8_000
+PREVIEW_BYTES = 600
+"""What stays in the event of a leaf that is stored, but for large leaves, which keep as much as they may hold."""
 LINE_BYTES = 16 * 1024
 _TRIMMED_BYTES = 2_000
 """What an array or object keeps of itself in the event once its whole is stored."""
@@ -196,7 +198,7 @@ class Spool:
         """A preview of a stored text: head and tail."""
         head = (self._folder / _chunk_name("content", 0, self._suffix)).read_bytes()
         tail = (self._folder / _chunk_name("content", self._count - 1, self._suffix)).read_bytes()
-        return preview(head + tail if self._count > 1 else head, LEAF_BYTES, self._total)
+        return preview(head + tail if self._count > 1 else head, PREVIEW_BYTES, self._total)
 
     def discard(self) -> None:
         """Forgets the artifact."""
@@ -323,7 +325,7 @@ def _shorten(event_type: str, pointer: str, value: Any, stored: dict[str, Stored
         if len(content) <= limit:
             return value
         stored[pointer] = Stored(_stem(pointer), "text/plain", content)
-        return preview(content, limit)
+        return preview(content, limit if large else PREVIEW_BYTES)
     if isinstance(value, dict):
         items = cast(JsonObject, value).items()
         return {key: _shorten(event_type, f"{pointer}/{_escape(key)}", item, stored) for key, item in items}

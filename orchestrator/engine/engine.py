@@ -1,0 +1,273 @@
+"""Commands: spawn, continue, cancel, and the register of the runs that live in this process.
+
+Above: the doors, which bring checked arguments and a caller. Below: one `Life` per run, and the store. Queries do not
+come here; they read the files. The engine never imports a backend: it is given a function that loads one by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.backend import Backend
+from orchestrator.engine import spawn
+from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
+from orchestrator.errors import (
+    Conflict,
+    HostUnavailable,
+    InvalidArgument,
+    NotOwner,
+    SessionNotFound,
+    StoreError,
+    Unsupported,
+    WrongState,
+)
+from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status, new_id, now
+from orchestrator.store import sessions
+from orchestrator.store.create import create_run
+from orchestrator.store.layout import Home, RunDir, Workspace, read_json
+from orchestrator.store.log import RunLog
+from orchestrator.store.masking import Mask, secrets_of, without_placeholders
+from orchestrator.store.reader import RunReader
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_S = 0.4
+"""Clients kill a server about half a second after they asked it to end."""
+_SESSION_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls: the directory and the environment of a client. The environment stays in memory."""
+
+    cwd: Path
+    env: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Line:
+    """The runs of one session in this process: one at a time, in the order they came."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    members: int = 0
+
+
+class Engine:
+    """All live runs of this process. Used as `async with Engine(...)`; leaving it ends every run.
+
+    Args:
+        load_backend: gives the backend of a name, or raises `InvalidArgument` or `BackendUnavailable`.
+    """
+
+    def __init__(self, home: Home, load_backend: Callable[[str], Awaitable[Backend]]) -> None:
+        self.home = home
+        self._load_backend = load_backend
+        self._lives: dict[str, Life] = {}
+        self._lines: dict[str, _Line] = {}
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        self._tasks = asyncio.TaskGroup()
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def close(self) -> None:
+        """Ends every run as `failed`/`host_lost`, resumable. Bounded by SHUTDOWN_S and the disk."""
+        self._closing = True
+        lives = list(self._lives.values())
+        for life in lives:
+            life.stop(Stop("shutdown"))
+        if lives:
+            await asyncio.wait([asyncio.ensure_future(life.over()) for life in lives])
+
+    def log_of(self, run_id: str) -> RunLog | None:
+        """The log of a run that lives in this process."""
+        life = self._lives.get(run_id)
+        return life.log if life else None
+
+    # ---- spawn ----
+
+    async def spawn(self, arguments: Mapping[str, Any], caller: Caller) -> Run:
+        """Starts a run. Its directory is durable and its owner known before this returns.
+
+        Raises:
+            OrchestratorError: the call was refused, and nothing is left of it.
+        """
+        backend = await self._load_backend(arguments["backend"])
+        request = await spawn.request_of(arguments, backend)
+        return await self._launch(request, backend, caller)
+
+    async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
+        if self._closing:
+            raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
+        spec, nickname, key = request
+        mask = Mask(secrets_of(spec.backend_config, caller.env))
+        creation = asyncio.to_thread(create_run, self.home, spec, mask, nickname=nickname, idempotency_key=key)
+        created = await asyncio.shield(creation)
+        if created.log is None:
+            assert created.existing is not None
+            return await self.state(created.existing)
+        spec, log = created.spec, created.log
+        life = Life(spec, log, backend, caller.env, lambda: self._turn(spec))
+        self._lives[spec.run_id] = life
+        self._tasks.create_task(self._live(life), name=spec.run_id)
+        return log.run
+
+    async def _live(self, life: Life) -> None:
+        try:
+            await life.live()
+        finally:
+            del self._lives[life.spec.run_id]
+            if life.log.run.terminal:
+                with contextlib.suppress(OSError):
+                    self.home.settle(life.spec.run_id)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, spec: RunSpec) -> AsyncIterator[None]:
+        """Waits until no other run of the session is live, here (in order) or in another process."""
+        line = self._lines.setdefault(spec.session_id, _Line())
+        line.members += 1
+        lock = sessions.SessionLock(Workspace(spec.cwd), spec.session_id)
+        try:
+            async with line.lock:
+                while not lock.acquire():
+                    await asyncio.sleep(_SESSION_POLL_S)
+                try:
+                    yield
+                finally:
+                    lock.release()
+        finally:
+            line.members -= 1
+            if not line.members:
+                del self._lines[spec.session_id]
+
+    # ---- continue ----
+
+    async def resume(self, run_dir: RunDir, arguments: Mapping[str, Any], caller: Caller) -> tuple[Run, str]:
+        """`continue_run`: answers a waiting run, steers a running one, resumes the session of one that is over.
+
+        Returns:
+            The run that goes on, which is a new one after `resume`, and the mode.
+        """
+        message = spawn.message_of(arguments, required=False, text="text")
+        config: JsonObject = arguments.get("backend_config") or {}
+        request_id: str | None = arguments.get("request_id")
+        decision: str | None = arguments.get("decision")
+        run = await self.state(run_dir)
+        if run.terminal:
+            return await self._resume(run_dir, run, message, request_id or decision, config, caller), "resume"
+        life = await self._owned(run_dir)
+        if run.status is Status.QUEUED:
+            raise WrongState(f"{run.run_id} is queued and takes nothing yet; call wait_runs, or cancel_run")
+        if run.status is Status.RUNNING and request_id is None and decision is None:
+            if message is None:
+                raise InvalidArgument("there is nothing to say; give text or input_message")
+            await life.steer(message)
+            return life.log.run, "steer"
+        await life.answer(request_id, Answer(decision=decision, message=message, backend_config=config))
+        return life.log.run, "answer"
+
+    async def _resume(
+        self,
+        run_dir: RunDir,
+        run: Run,
+        message: Message | None,
+        answering: str | None,
+        config: JsonObject,
+        caller: Caller,
+    ) -> Run:
+        if answering is not None:
+            raise WrongState(f"{run.run_id} is {run.status} and waits for no answer; give only text to resume its session")
+        if message is None:
+            raise InvalidArgument(f"{run.run_id} is {run.status}; give text or input_message to resume its session")
+        old = await asyncio.to_thread(RunReader(run_dir).spec)
+        session = await asyncio.to_thread(sessions.load, run_dir.workspace, old.session_id)
+        if session.native_session_id is None:
+            raise SessionNotFound(f"{run.run_id} ended before its agent opened a session; spawn a new run")
+        backend = await self._load_backend(old.backend)
+        if "resume" not in backend.abilities:
+            raise Unsupported(f"backend {old.backend!r} cannot resume sessions; spawn a new run")
+        spec = replace(
+            old,
+            run_id=new_id("run"),
+            message=message,
+            created_at=now(),
+            session_mode="resume",
+            native_session_id=None,
+            backend_config={**without_placeholders(old.backend_config), **config},
+            resumed_from_run_id=run.run_id,
+        )
+        spawn.workspace_path(str(spec.cwd))
+        spawn.check_abilities(spec, backend)
+        return await self._launch(spawn.Request(spec, None, None), backend, caller)
+
+    # ---- cancel ----
+
+    async def cancel(self, run_dir: RunDir, reason: str | None) -> Run:
+        """Ends a run, once its agent's processes are gone. A run that is over stays as it is."""
+        run = await self.state(run_dir)
+        if run.terminal:
+            return run
+        life = await self._owned(run_dir)
+        life.stop(Stop("cancel", reason))
+        deadline = time.monotonic() + STOP_GRACE_S + 5
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                await life.over()
+        return await self.state(run_dir)
+
+    # ---- ownership ----
+
+    async def state(self, run_dir: RunDir) -> Run:
+        """The run now. One whose owner is gone is ended first, so that nobody reads a state that is a lie."""
+        log = self.log_of(run_dir.run_id)
+        if log is not None:
+            return log.run
+        run = (await asyncio.to_thread(RunReader(run_dir).state)).run
+        return run if run.terminal else await self._bury(run_dir, run)
+
+    async def _bury(self, run_dir: RunDir, run: Run) -> Run:
+        """Ends a run that nobody owns any more. One that has a live owner is returned as it is."""
+        import os
+
+        try:
+            log = await asyncio.to_thread(RunLog.take_over, run_dir, Mask(secrets_of({}, os.environ)))
+        except (Conflict, StoreError, OSError):
+            return run
+        try:
+            if not log.run.terminal:
+                waiting = "; ".join(f"{request.request_id!r}: {request.text[:200]}" for request in log.run.pending)
+                session = await asyncio.to_thread(read_json, run_dir.workspace.session(run.session_id)) or {}
+                bound = "native_session_id" in session
+                step = "call continue_run with text to go on in the same session" if bound else "spawn the run again"
+                lost = "the process that owned this run is gone" + (f"; it waited for {waiting}" if waiting else "")
+                data = {"code": "host_lost", "message": lost, "resumable": bound, "next_step": step}
+                await log.end("run_failed", data)
+                self.home.settle(run_dir.run_id)
+            return log.run
+        finally:
+            log.close()
+
+    async def _owned(self, run_dir: RunDir) -> Life:
+        life = self._lives.get(run_dir.run_id)
+        if life is not None:
+            return life
+        owner = await asyncio.to_thread(read_json, run_dir.file("owner.json")) or {}
+        raise NotOwner(
+            f"{run_dir.run_id} belongs to process {owner.get('pid', '?')} on {owner.get('host', '?')}, "
+            "which takes no commands from here; use the client that spawned it"
+        )

@@ -1,0 +1,294 @@
+"""The life of one run: from its turn in its session to its last event, and the bulkhead around its backend.
+
+Above: `Engine`, which makes lives and routes commands to them. Below: the run's log and one backend coroutine.
+Whatever the backend does, the run ends with exactly one terminal event, and nobody else's run notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from orchestrator.backend import Backend
+from orchestrator.engine.outcome import LastEvent, last_event
+from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
+from orchestrator.errors import BackendError, LimitExceeded, StoreError, Unsupported, WrongState
+from orchestrator.events import (
+    AgentProcess,
+    ArtifactChunk,
+    Progress,
+    RemoteRef,
+    SessionBound,
+    Started,
+    Update,
+    waiting_status,
+)
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec, Status
+from orchestrator.store import sessions
+from orchestrator.store.log import RunLog
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S = 10.0
+"""How long a backend may clean up after a cancellation before the run is ended without it."""
+SHUTDOWN_GRACE_S = 0.25
+STEERING_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run is being ended from outside."""
+
+    why: Literal["cancel", "timeout", "shutdown"]
+    reason: str | None = None
+
+
+class Life:
+    """One run. `live` is its whole life; everything else is called while it lasts. Also the backend's `RunContext`.
+
+    Args:
+        turn: waits until the run is first in its session; held until the run is over.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        log: RunLog,
+        backend: Backend,
+        env: Mapping[str, str],
+        turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+    ) -> None:
+        self.spec = spec
+        self.log = log
+        self.env = env
+        self._backend = backend
+        self._turn = turn
+        self._stop = asyncio.get_running_loop().create_future()
+        self._over = asyncio.Event()
+        self._started = False
+        self._bound = spec.session_mode != "new"
+        self._steering: asyncio.Queue[Message] = asyncio.Queue(STEERING_LIMIT)
+        limits = spec.limits
+        self._requests = Requests(log, spec.on_approval, float(limits.get("input_timeout_s", INPUT_TIMEOUT_S)))
+        self._clock = ActiveClock(limits.get("timeout_s"))
+
+    # ---- commands, from the engine ----
+
+    def stop(self, stop: Stop) -> None:
+        """Asks the run to end; the first one to ask decides how."""
+        if not self._stop.done():
+            self._stop.set_result(stop)
+
+    async def over(self) -> None:
+        """Returns when the run's last event is written, or never will be in this process."""
+        await self._over.wait()
+
+    async def answer(self, request_id: str | None, answer: Answer) -> None:
+        """Resolves a pending request; see `Requests`."""
+        await self._requests.answer(self._requests.find(request_id), answer)
+
+    async def steer(self, message: Message) -> None:
+        """Says something to the running agent.
+
+        Raises:
+            Unsupported: the agent takes nothing while it works.
+        """
+        if "steer" not in self._backend.abilities:
+            raise Unsupported(
+                f"{self.spec.backend} cannot be steered while it works; wait until the run needs input or is over"
+            )
+        if self.log.run.status is not Status.RUNNING:
+            raise WrongState(f"the run is {self.log.run.status}; call get_run")
+        if self._steering.full():
+            raise LimitExceeded(f"{STEERING_LIMIT} messages are waiting already; let the agent read them first")
+        await self._sent(message)
+        self._steering.put_nowait(message)
+
+    # ---- what the backend may do: RunContext ----
+
+    async def emit(self, update: Update) -> None:
+        """See `RunContext.emit`."""
+        match update:
+            case Started():
+                await self._start(update)
+            case SessionBound():
+                await self._bind_session(update.native_session_id)
+            case AgentProcess():
+                process = {"pid": update.pid, "pgid": update.pgid, "start_time": update.start_time}
+                await asyncio.to_thread(self.log.write_owner, process)
+            case ArtifactChunk():
+                await self._ensure_started()
+                await self.log.add_chunk(update)
+            case Progress() | RemoteRef():
+                await self._ensure_started()
+                data = {**update.data(), "status": waiting_status(self.log.run.pending)}
+                await self.log.append(update.type, data, durable=isinstance(update, RemoteRef))
+            case _:
+                await self._ensure_started()
+                await self.log.append(update.type, update.data())
+
+    async def ask(self, request: InputRequest) -> Answer:
+        """See `RunContext.ask`."""
+        await self._ensure_started()
+        self._clock.pause()
+        try:
+            return await self._requests.ask(request)
+        finally:
+            if not self.log.run.pending:
+                self._clock.go()
+
+    async def steering(self) -> AsyncIterator[Message]:
+        """See `RunContext.steering`."""
+        while True:
+            yield await self._steering.get()
+
+    async def _start(self, update: Started) -> None:
+        self._started = True
+        if update.native_session_id is not None:
+            await self._bind_session(update.native_session_id)
+        data = {**update.data(), "cwd": str(self.spec.cwd)}
+        await self.log.append(update.type, data, durable=True)
+        await self._sent(self.spec.message)
+
+    async def _ensure_started(self) -> None:
+        if not self._started:
+            await self._start(Started())
+
+    async def _sent(self, message: Message) -> None:
+        data: JsonObject = {"role": message.role, "text": message.text}
+        if any(part.get("type") != "text" for part in message.parts):
+            data["parts"] = message.parts
+        await self.log.append("message_added", data)
+
+    async def _bind_session(self, native_session_id: str) -> None:
+        spec = self.spec
+        bound = sessions.Session(
+            session_id=spec.session_id,
+            agent_name=spec.agent_name,
+            backend=spec.backend,
+            native_session_id=native_session_id,
+        )
+        try:
+            await asyncio.to_thread(sessions.save, self.log.dir.workspace, bound, durable=True)
+        except OSError as error:
+            raise StoreError(f"cannot write the session of {spec.run_id}: {error.strerror}") from error
+        self._bound = True
+
+    # ---- the life itself ----
+
+    async def live(self) -> None:
+        """Runs the backend and ends the run. Raises nothing but cancellation."""
+        try:
+            outcome = await self._outcome()
+            self._requests.abandon()
+            with contextlib.suppress(StoreError):
+                await self.log.end_artifacts()
+            await self._end(await self._last_event(outcome))
+        except Exception:
+            logger.exception("run %s could not be ended", self.spec.run_id)
+        finally:
+            self._clock.pause()
+            self.log.close()
+            self._over.set()
+
+    async def _outcome(self) -> Outcome | Exception | Stop:
+        """How the run ended: by itself, by a fault, or because it was asked to."""
+        driver = asyncio.create_task(self._drive(), name=f"backend of {self.spec.run_id}")
+        self._clock.on_expiry(lambda: self.stop(Stop("timeout")))
+        try:
+            await asyncio.wait({driver, self._stop}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the engine itself is being torn down
+            self.stop(Stop("shutdown"))
+        if driver.done():
+            return await _result_of(driver)
+        stop: Stop = self._stop.result()
+        self._requests.abandon()
+        driver.cancel()
+        await asyncio.wait({driver}, timeout=SHUTDOWN_GRACE_S if stop.why == "shutdown" else STOP_GRACE_S)
+        if not driver.done():
+            logger.error("backend %s of %s did not stop in time", self.spec.backend, self.spec.run_id)
+        elif not driver.cancelled() and (error := driver.exception()):
+            logger.warning("backend of %s failed while stopping: %r", self.spec.run_id, error)
+        return stop
+
+    async def _drive(self) -> Outcome:
+        async with self._turn():
+            spec = self.spec
+            if spec.session_mode != "new":
+                native = await asyncio.to_thread(self._native_session)
+                spec = replace(spec, native_session_id=native)
+            self._clock.go()
+            return await self._backend.run(spec, self)
+
+    def _native_session(self) -> str:
+        session = sessions.load(self.log.dir.workspace, self.spec.session_id)
+        if session.native_session_id is None:
+            raise BackendError(
+                "agent_error",
+                f"session {session.session_id} was never opened by its agent, so there is nothing to resume",
+                resumable=False,
+                next_step="spawn a new run with session_mode 'new'",
+            )
+        return session.native_session_id
+
+    async def _last_event(self, end: Outcome | Exception | Stop) -> LastEvent:
+        return await last_event(self.spec, self.log.run, end, bound=self._bound)
+
+    async def _end(self, last: LastEvent) -> None:
+        """Writes the last event. A run whose end cannot be written is not over: try again until the process ends."""
+        pause = 0.2
+        while True:
+            try:
+                await self.log.end(last.type, last.data, durable=last.durable)
+            except StoreError as error:
+                logger.error("cannot write the end of %s, trying again: %s", self.spec.run_id, error)  # noqa: TRY400
+                if self._stop.done() and self._stop.result().why == "shutdown":
+                    return
+                # a smaller end has better chances, and the reason is now the disk
+                last = await self._last_event(error)
+                await asyncio.wait({self._stop}, timeout=pause)
+                pause = min(pause * 2, 5.0)
+            else:
+                return
+
+
+async def _result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
+    try:
+        return await driver
+    except asyncio.CancelledError:
+        return RuntimeError("the backend cancelled itself")
+    except Exception as error:  # noqa: BLE001  the bulkhead
+        return error
+
+
+class ActiveClock:
+    """Counts the time in which a run works, and not that in which it waits for its caller."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._left = limit_s
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired: Callable[[], object] = lambda: None
+
+    def on_expiry(self, callback: Callable[[], object]) -> None:
+        """What to call when the limit is used up."""
+        self._expired = callback
+
+    def go(self) -> None:
+        """Counts from now on."""
+        if self._left is not None and self._timer is None:
+            self._since = time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(max(self._left, 0), self._expired)
+
+    def pause(self) -> None:
+        """Counts no more."""
+        if self._left is not None and self._timer is not None and self._since is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._left -= time.monotonic() - self._since
+

@@ -1,0 +1,166 @@
+"""How an end is told: a backend's outcome, a fault or a stop becomes the one terminal event of the run.
+
+All codes of a failed run get their words here: what happened, whether the session can be resumed, and what to do next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from orchestrator.errors import BackendError, OrchestratorError, StoreError
+from orchestrator.model import Cancelled, Completed, Failed, JsonObject, Outcome, Rejected, Run, RunSpec, Status
+
+if TYPE_CHECKING:
+    from orchestrator.engine.life import Stop
+
+logger = logging.getLogger(__name__)
+
+_RESUME = "call continue_run on this run with text to go on in the same session"
+_NEXT_STEPS: dict[str, str] = {
+    "backend_unavailable": "check that the agent is installed and reachable, then spawn the run again",
+    "auth_failed": "check the credentials in backend_config, then spawn the run again",
+    "agent_error": f"read the agent's message; {_RESUME}",
+    "agent_exited": _RESUME,
+    "agent_protocol": "check that the agent speaks the protocol version that its card names",
+    "invalid_output": f"{_RESUME} and say what was wrong with the output",
+    "timeout": f"{_RESUME}, with a larger limits.timeout_s",
+    "expired": "spawn the run again",
+    "input_timeout": f"{_RESUME} and the answer in it",
+    "lost_contact": _RESUME,
+    "host_lost": _RESUME,
+    "store_error": "free disk space or check the workspace's permissions, then continue or spawn again",
+    "internal": "this is a defect of the orchestrator; see its log, and spawn the run again",
+}
+
+
+class LastEvent(NamedTuple):
+    """The terminal event of a run."""
+
+    type: str
+    data: JsonObject
+    durable: bool = True
+
+
+async def last_event(spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *, bound: bool) -> LastEvent:
+    """The terminal event for what happened. Checks the final answer against the run's schema.
+
+    Args:
+        bound: whether the agent's session is known, without which nothing can be resumed.
+    """
+    last = await _told(spec, run, end)
+    if last.type == "run_failed" and not bound and last.data["resumable"]:
+        data = {**last.data, "resumable": False}
+        if _RESUME in data["next_step"]:
+            data["next_step"] = "the agent's session was not opened yet; spawn the run again"
+        last = last._replace(data=data)
+    return last
+
+
+async def _told(spec: RunSpec, run: Run, end: Outcome | Exception | Stop) -> LastEvent:
+    match end:
+        case Completed():
+            return await _completed(spec, end)
+        case Rejected():
+            return _failure("rejected", end.message, resumable=False, event="rejected",
+                            next_step="read why, change the task or the cwd, and spawn a new run")  # fmt: skip
+        case Cancelled():
+            return _cancelled(end.reason or "the agent cancelled the run")
+        case Failed():
+            return _failure(end.code, end.message, end.resumable, end.next_step)
+        case BackendError():
+            return _failure(end.code, str(end), end.resumable, end.next_step)
+        case StoreError():
+            return _failure("store_error", str(end))
+        case OrchestratorError():
+            return _failure("agent_error", str(end))
+        case Exception():
+            logger.error("backend %s of %s has a defect", spec.backend, spec.run_id, exc_info=end)
+            return _failure("internal", f"{type(end).__name__}: {end}")
+        case _:
+            return _stopped(spec, run, end)
+
+
+def _stopped(spec: RunSpec, run: Run, stop: Stop) -> LastEvent:
+    if stop.why == "cancel":
+        return _cancelled(stop.reason)
+    if stop.why == "timeout":
+        return _failure("timeout", f"the run worked for longer than limits.timeout_s = {spec.limits['timeout_s']}")
+    waiting = "; ".join(f"{request.request_id!r}: {request.text[:200]}" for request in run.pending)
+    message = "the process that owned this run was shut down" + (f" while it waited for an answer to {waiting}" if waiting else "")
+    # not fsynced: nobody waits for it, and if it is lost the next owner finds the same
+    return _failure("host_lost", message)._replace(durable=False)
+
+
+def _cancelled(reason: str | None) -> LastEvent:
+    reason = {"reason": reason} if reason else {}
+    return LastEvent("status_changed", {"status": Status.CANCELLED, **reason})
+
+
+def _failure(
+    code: str,
+    message: str,
+    resumable: bool = True,
+    next_step: str | None = None,
+    event: str = "run_failed",
+) -> LastEvent:
+    step = next_step or _NEXT_STEPS.get(code, "call get_run for the details")
+    return LastEvent(event, {"code": code, "message": message[:8000], "resumable": resumable, "next_step": step})
+
+
+async def _completed(spec: RunSpec, end: Completed) -> LastEvent:
+    data: JsonObject = {"final_response": end.final_response}
+    structured = end.structured_output
+    if spec.output_schema is not None:
+        if structured is None:
+            structured = _parsed(end.final_response)
+        problem = await asyncio.to_thread(_schema_problem, spec.output_schema, structured)
+        if problem:
+            return _failure("invalid_output", f"{problem}; the agent's answer was: {end.final_response[:4000]}")
+    if structured is not None:
+        data["structured_output"] = structured
+    if end.usage is not None:
+        data["usage"] = end.usage.to_json()
+    return LastEvent("run_completed", data)
+
+
+def _parsed(text: str) -> Any:
+    """The answer as JSON, also from inside a fenced block; None if it is none."""
+    body = text.strip()
+    if body.startswith("```"):
+        body = body.partition("\n")[2].rpartition("```")[0]
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return None
+
+
+def _schema_problem(schema: JsonObject, value: Any) -> str | None:
+    if value is None:
+        return "the run was asked for structured output and gave none"
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    try:
+        # an explicit registry: the default one would fetch references from the network
+        validator = validator_for(schema)(schema, registry=Registry())
+        error = next(iter(validator.iter_errors(value)), None)
+    except Unresolvable as missing:
+        return f"output_schema refers to something it does not contain: {missing}"
+    return f"the output does not match output_schema at {error.json_path}: {error.message[:500]}" if error else None
+
+
+def schema_fault(schema: JsonObject) -> str | None:
+    """What is wrong with a JSON Schema itself; None if nothing is."""
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        return f"{error.json_path}: {error.message[:300]}"
+    return None

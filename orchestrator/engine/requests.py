@@ -1,0 +1,186 @@
+"""What a run waits for: asking, answering once, expiring, withdrawing.
+
+Used by one run's `Life`; the log records every step before anybody acts on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from orchestrator.errors import BackendError
+from orchestrator.errors import AlreadyAnswered, Conflict, InvalidArgument, WrongState, nearest
+from orchestrator.events import WAITING_EVENTS, waiting_status
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution
+from orchestrator.store.log import RunLog
+
+INPUT_TIMEOUT_S = 24 * 3600.0
+
+
+@dataclass(slots=True)
+class _Open:
+    request: InputRequest
+    answer: asyncio.Future[Answer]
+    claimed: bool = False
+    """Somebody is resolving it: nobody else may."""
+
+
+class Requests:
+    """The pending requests of one run.
+
+    Args:
+        timeout_s: how long the caller may take for each answer.
+    """
+
+    def __init__(self, log: RunLog, on_approval: OnApproval, timeout_s: float) -> None:
+        self._log = log
+        self._on_approval = on_approval
+        self._timeout_s = timeout_s
+        self._open: dict[str, _Open] = {}
+        self._resolved: set[str] = set()
+
+    async def ask(self, request: InputRequest) -> Answer:
+        """See `RunContext.ask`."""
+        if request.kind == "approval" and self._on_approval != "ask":
+            decision = "approve" if self._on_approval == "allow" else "deny"
+            outcome: Resolution = "answered" if decision == "approve" else "denied"
+            await self._record(request.request_id, outcome, decision, detail=f"on_approval: {self._on_approval}")
+            return Answer(decision=decision)
+        entry = self._open.get(request.request_id)
+        if entry is None:
+            entry = await self._announce(request)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(entry.answer)
+        except TimeoutError:
+            return await self._expire(entry)
+        except asyncio.CancelledError:
+            if not entry.claimed:
+                entry.claimed = True
+                await self._close(entry, "withdrawn")
+            raise
+
+    async def _announce(self, request: InputRequest) -> _Open:
+        expires = datetime.now(UTC) + timedelta(seconds=self._timeout_s)
+        request = replace(request, expires_at=expires.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        entry = _Open(request, asyncio.get_running_loop().create_future())
+        self._open[request.request_id] = entry
+        document = {"request": request.to_json()}
+        try:
+            await self._log.append(WAITING_EVENTS[request.waiting], document, durable=True)
+        except BaseException:
+            self._open.pop(request.request_id, None)
+            raise
+        return entry
+
+    async def _expire(self, entry: _Open) -> Answer:
+        if entry.claimed:  # an answer came in the same moment, and it counts
+            return await entry.answer
+        entry.claimed = True
+        if entry.request.kind == "approval":
+            await self._close(entry, "expired", "deny")
+            return Answer(decision="deny", message=Message.of_text("nobody answered in time"))
+        await self._close(entry, "expired")
+        raise BackendError(
+            "input_timeout",
+            f"nobody answered {entry.request.request_id!r} within {self._timeout_s:g} s: {entry.request.text[:200]}",
+            next_step="call continue_run with the answer as text to go on in the same session",
+        )
+
+    def find(self, request_id: str | None) -> InputRequest:
+        """The request that an answer is meant for; the only one pending if no id is given.
+
+        Raises:
+            Conflict: several are pending and none is named.
+            AlreadyAnswered: it was resolved before.
+            WrongState: nothing of that id was ever asked.
+        """
+        pending = [entry.request for entry in self._open.values() if not entry.claimed]
+        if request_id is None:
+            if len(pending) == 1:
+                return pending[0]
+            if not pending:
+                raise AlreadyAnswered("nothing is pending any more; call get_run")
+            names = "; ".join(f"{r.request_id!r} ({r.kind}: {r.text[:80]})" for r in pending)
+            raise Conflict(f"several requests are pending, name one by request_id: {names}")
+        for request in pending:
+            if request.request_id == request_id:
+                return request
+        if request_id in self._resolved or request_id in self._open:
+            raise AlreadyAnswered(f"request {request_id!r} was resolved before; nothing was changed")
+        raise WrongState(f"no request {request_id!r} is pending{nearest(request_id, [r.request_id for r in pending])}")
+
+    async def answer(self, request: InputRequest, answer: Answer) -> None:
+        """Resolves a request. Returns once it is in the log; the agent goes on from there.
+
+        Raises:
+            InvalidArgument: the answer does not fit the request; nothing was changed.
+            AlreadyAnswered: somebody was faster.
+        """
+        check_answer(request, answer)
+        entry = self._open.get(request.request_id)
+        if entry is None or entry.claimed:
+            raise AlreadyAnswered(f"request {request.request_id!r} was resolved before; nothing was changed")
+        entry.claimed = True
+        outcome: Resolution = "denied" if answer.decision == "deny" else "answered"
+        try:
+            if answer.message:
+                said = {"role": answer.message.role, "text": answer.message.text, "request_id": request.request_id}
+                if any(part.get("type") != "text" for part in answer.message.parts):
+                    said["parts"] = answer.message.parts
+                await self._log.append("message_added", said)
+            await self._close(entry, outcome, answer.decision)
+        except BaseException:
+            entry.claimed = request.request_id not in self._open
+            raise
+        entry.answer.set_result(answer)
+
+    async def _close(self, entry: _Open, outcome: Resolution, decision: str | None = None) -> None:
+        await self._record(entry.request.request_id, outcome, decision)
+        del self._open[entry.request.request_id]
+        self._resolved.add(entry.request.request_id)
+
+    async def _record(
+        self, request_id: str, outcome: Resolution, decision: str | None, detail: str | None = None
+    ) -> None:
+        left = tuple(r for r in self._log.run.pending if r.request_id != request_id)
+        resolved: JsonObject = {"request_id": request_id, "outcome": outcome}
+        if decision is not None:
+            resolved["decision"] = decision
+        data: JsonObject = {"status": waiting_status(left), "resolved": resolved}
+        if detail is not None:
+            data["detail"] = detail
+        await self._log.append("status_changed", data, durable=True)
+
+    def abandon(self) -> None:
+        """The run is being ended: from now on nothing can be answered, and nothing more is recorded."""
+        for request_id, entry in self._open.items():
+            entry.claimed = True
+            self._resolved.add(request_id)
+        self._open.clear()
+
+
+def check_answer(request: InputRequest, answer: Answer) -> None:
+    """Refuses an answer that the request cannot take.
+
+    Raises:
+        InvalidArgument: with what it can take.
+    """
+    options = [str(option["id"]) for option in request.options or []]
+    decision = answer.decision
+    if request.kind == "approval":
+        if decision is None:
+            raise InvalidArgument(
+                f"{request.request_id!r} is an approval; pass decision: {' | '.join(['approve', 'deny', *options])}"
+            )
+        if decision not in ("approve", "deny", *options):
+            raise InvalidArgument(f"no decision {decision!r} here{nearest(decision, ['approve', 'deny', *options])}")
+        return
+    if decision is not None and decision not in ("deny", *options):
+        if request.kind == "auth" and decision == "approve":
+            return
+        known = f"one of its options ({', '.join(options)})" if options else "text"
+        raise InvalidArgument(f"{request.request_id!r} is no approval; answer it with {known}, or decision 'deny'")
+    if decision is None and answer.message is None and not answer.backend_config:
+        raise InvalidArgument(f"{request.request_id!r} needs an answer; pass text, input_message or decision")

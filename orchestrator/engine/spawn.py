@@ -1,0 +1,159 @@
+"""From the arguments of `spawn_run` or a resuming `continue_run` to a `RunSpec`: every check that needs no agent.
+
+Types and names of arguments were checked by the door against the tool's schema; here is what they mean together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from orchestrator.backend import Backend
+from orchestrator.engine.outcome import schema_fault
+from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
+from orchestrator.model import JsonObject, Message, RunSpec, SessionMode, new_id, now
+from orchestrator.store import sessions
+from orchestrator.store.layout import AGENT_NAME, Workspace, checked
+
+LIMITS = ("timeout_s", "input_timeout_s")
+METADATA_BYTES = 2_000
+MESSAGE_BYTES = 4 * 2**20
+
+
+class Request(NamedTuple):
+    """A checked `spawn_run`: what becomes of the spec, and what only matters while it is made."""
+
+    spec: RunSpec
+    nickname: str | None
+    idempotency_key: str | None
+
+
+async def request_of(arguments: Mapping[str, Any], backend: Backend) -> Request:
+    """Checks the arguments and makes the spec.
+
+    Raises:
+        InvalidArgument, Unsupported, SessionNotFound, Conflict, LimitExceeded: nothing was written.
+    """
+    cwd = workspace_path(arguments["cwd"])
+    message = message_of(arguments, required=True)
+    assert message is not None
+    if (nickname := arguments.get("nickname")) is not None:
+        checked(nickname, AGENT_NAME, "nickname (letters, digits, '.', '_' and '-', at most 64)")
+    mode: SessionMode = arguments.get("session_mode", "new")
+    session = await asyncio.to_thread(_session, cwd, mode, arguments.get("session_id"), backend)
+    if session and nickname and mode == "resume":
+        raise InvalidArgument(f"a resumed session keeps its agent's name, {session.agent_name!r}; leave out nickname")
+    if (schema := arguments.get("output_schema")) is not None and (fault := schema_fault(schema)):
+        raise InvalidArgument(f"output_schema is not a valid JSON Schema, at {fault}")
+    resumed = session if mode == "resume" else None
+    spec = RunSpec(
+        run_id=new_id("run"),
+        session_id=resumed.session_id if resumed else new_id("ses"),
+        agent_name=resumed.agent_name if resumed else "",
+        backend=backend.name,
+        role=arguments.get("role", "worker"),
+        cwd=cwd,
+        message=message,
+        created_at=now(),
+        session_mode=mode,
+        native_session_id=session.native_session_id if session and mode == "fork" else None,
+        permission=arguments.get("permission"),
+        on_approval=arguments.get("on_approval", "ask"),
+        output_schema=schema,
+        limits=limits_of(arguments.get("limits") or {}),
+        backend_config=arguments.get("backend_config") or {},
+        metadata=_metadata(arguments.get("metadata")),
+    )
+    check_abilities(spec, backend)
+    return Request(spec, nickname, arguments.get("idempotency_key"))
+
+
+def check_abilities(spec: RunSpec, backend: Backend) -> None:
+    """Refuses what the backend does not support."""
+    if spec.session_mode in ("resume", "fork") and spec.session_mode not in backend.abilities:
+        raise Unsupported(f"backend {backend.name!r} cannot {spec.session_mode} sessions; use session_mode 'new'")
+    backend.check(spec)
+
+
+def workspace_path(given: str) -> Path:
+    """The directory that a run works in.
+
+    Raises:
+        InvalidArgument: it is relative, missing or no directory.
+    """
+    path = Path(given)
+    try:
+        if not path.is_absolute():
+            raise InvalidArgument(f"cwd {given[:200]!r} is relative; give the absolute path of an existing directory")
+        resolved = path.resolve()
+        if not resolved.is_dir():
+            what = "is not a directory" if resolved.exists() else "does not exist"
+            raise InvalidArgument(f"cwd {given[:200]!r} {what}; give the absolute path of an existing directory")
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"cwd {given[:200]!r} cannot be used: {error}") from error
+    return resolved
+
+
+def message_of(arguments: Mapping[str, Any], *, required: bool, text: str = "prompt") -> Message | None:
+    """The message of a call: its text argument or its `input_message`, never both."""
+    plain, structured = arguments.get(text), arguments.get("input_message")
+    if plain is not None and structured is not None:
+        raise InvalidArgument(f"give {text} or input_message, not both")
+    if structured is not None:
+        message = Message(
+            role=structured["role"], parts=structured["parts"], metadata=structured.get("metadata") or None
+        )
+        _check_parts(message)
+    elif plain is not None and (plain.strip() or not required):
+        message = Message.of_text(plain)
+    elif required:
+        raise InvalidArgument(f"there is nothing to do; give {text} or input_message")
+    else:
+        return None
+    if len(orjson.dumps(message.parts)) > MESSAGE_BYTES:
+        raise LimitExceeded(f"the message is over {MESSAGE_BYTES:,} bytes; put large material into files in cwd")
+    return message
+
+
+def limits_of(given: JsonObject) -> JsonObject:
+    """The limits of a run, each a positive number of seconds."""
+    for name, value in given.items():
+        if name not in LIMITS:
+            raise InvalidArgument(f"no limit {name!r}{nearest(name, LIMITS)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+            raise InvalidArgument(f"limits.{name} must be a positive number of seconds, not {value!r}")
+    return given
+
+
+def _session(cwd: Path, mode: SessionMode, session_id: str | None, backend: Backend) -> sessions.Session | None:
+    if mode == "new":
+        if session_id is not None:
+            raise InvalidArgument("session_id goes with session_mode 'resume' or 'fork'; leave it out for a new session")
+        return None
+    if session_id is None:
+        raise InvalidArgument(f"session_mode {mode!r} needs the session_id; get_run names it for each run")
+    session = sessions.load(Workspace(cwd), session_id)
+    if session.backend != backend.name:
+        raise Conflict(f"session {session_id} belongs to backend {session.backend!r}; resume it with that backend")
+    if mode == "fork" and session.native_session_id is None:
+        raise SessionNotFound(f"session {session_id} was not opened by its agent yet, so there is nothing to fork")
+    return session
+
+
+def _check_parts(message: Message) -> None:
+    if not message.parts:
+        raise InvalidArgument("input_message.parts is empty; give at least one part")
+    for index, part in enumerate(message.parts):
+        kind = part["type"]
+        if kind == "file" and ("uri" in part) == ("bytes_base64" in part):
+            raise InvalidArgument(f"input_message.parts[{index}] is a file and needs uri or bytes_base64, one of them")
+
+
+def _metadata(metadata: JsonObject | None) -> JsonObject | None:
+    if metadata and len(orjson.dumps(metadata)) > METADATA_BYTES:
+        raise LimitExceeded(f"metadata is over {METADATA_BYTES:,} bytes; it is for labels, put material into the prompt")
+    return metadata or None
