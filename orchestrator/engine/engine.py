@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Self
 from orchestrator.backend import Backend
 from orchestrator.engine import spawn
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
+from orchestrator.engine.outcome import last_event
 from orchestrator.errors import (
     Conflict,
     HostUnavailable,
@@ -39,8 +40,6 @@ from orchestrator.store.reader import RunReader
 
 logger = logging.getLogger(__name__)
 
-SHUTDOWN_S = 0.4
-"""Clients kill a server about half a second after they asked it to end."""
 _SESSION_POLL_S = 0.2
 
 
@@ -86,7 +85,7 @@ class Engine:
         await self._tasks.__aexit__(None, None, None)
 
     async def close(self) -> None:
-        """Ends every run as `failed`/`host_lost`, resumable. Bounded by SHUTDOWN_S and the disk."""
+        """Ends every run as `failed`/`host_lost`, resumable; bounded, for clients kill within half a second."""
         self._closing = True
         lives = list(self._lives.values())
         for life in lives:
@@ -224,9 +223,8 @@ class Engine:
             return run
         life = await self._owned(run_dir)
         life.stop(Stop("cancel", reason))
-        deadline = time.monotonic() + STOP_GRACE_S + 5
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+            async with asyncio.timeout(STOP_GRACE_S + 5):
                 await life.over()
         return await self.state(run_dir)
 
@@ -242,23 +240,21 @@ class Engine:
 
     async def _bury(self, run_dir: RunDir, run: Run) -> Run:
         """Ends a run that nobody owns any more. One that has a live owner is returned as it is."""
-        import os
-
         try:
             log = await asyncio.to_thread(RunLog.take_over, run_dir, Mask(secrets_of({}, os.environ)))
         except (Conflict, StoreError, OSError):
             return run
         try:
             if not log.run.terminal:
-                waiting = "; ".join(f"{request.request_id!r}: {request.text[:200]}" for request in log.run.pending)
+                spec = await asyncio.to_thread(RunReader(run_dir).spec)
                 session = await asyncio.to_thread(read_json, run_dir.workspace.session(run.session_id)) or {}
-                bound = "native_session_id" in session
-                step = "call continue_run with text to go on in the same session" if bound else "spawn the run again"
-                lost = "the process that owned this run is gone" + (f"; it waited for {waiting}" if waiting else "")
-                data = {"code": "host_lost", "message": lost, "resumable": bound, "next_step": step}
-                await log.end("run_failed", data)
-                self.home.settle(run_dir.run_id)
+                last = await last_event(spec, log.run, Stop("lost"), bound="native_session_id" in session)
+                await log.end(last.type, last.data)
+            self.home.settle(run_dir.run_id)
             return log.run
+        except StoreError as error:
+            logger.warning("cannot end %s, whose owner is gone: %s", run_dir.run_id, error)
+            return run
         finally:
             log.close()
 

@@ -44,7 +44,7 @@ STEERING_LIMIT = 100
 class Stop:
     """Why a run is being ended from outside."""
 
-    why: Literal["cancel", "timeout", "shutdown"]
+    why: Literal["cancel", "timeout", "shutdown", "lost"]
     reason: str | None = None
 
 

@@ -90,7 +90,8 @@ def _stopped(spec: RunSpec, run: Run, stop: Stop) -> LastEvent:
     if stop.why == "timeout":
         return _failure("timeout", f"the run worked for longer than limits.timeout_s = {spec.limits['timeout_s']}")
     waiting = "; ".join(f"{request.request_id!r}: {request.text[:200]}" for request in run.pending)
-    message = "the process that owned this run was shut down" + (f" while it waited for an answer to {waiting}" if waiting else "")
+    how = "was shut down" if stop.why == "shutdown" else "is gone"
+    message = f"the process that owned this run {how}" + (f"; pending was {waiting}" if waiting else "")
     # not fsynced: nobody waits for it, and if it is lost the next owner finds the same
     return _failure("host_lost", message)._replace(durable=False)
 

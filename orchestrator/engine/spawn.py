@@ -6,16 +6,17 @@ Types and names of arguments were checked by the door against the tool's schema;
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import orjson
 
 from orchestrator.backend import Backend
 from orchestrator.engine.outcome import schema_fault
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
-from orchestrator.model import JsonObject, Message, RunSpec, SessionMode, new_id, now
+from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, new_id, now
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 
@@ -104,10 +105,7 @@ def message_of(arguments: Mapping[str, Any], *, required: bool, text: str = "pro
     if plain is not None and structured is not None:
         raise InvalidArgument(f"give {text} or input_message, not both")
     if structured is not None:
-        message = Message(
-            role=structured["role"], parts=structured["parts"], metadata=structured.get("metadata") or None
-        )
-        _check_parts(message)
+        message = _structured(structured)
     elif plain is not None and (plain.strip() or not required):
         message = Message.of_text(plain)
     elif required:
@@ -144,13 +142,52 @@ def _session(cwd: Path, mode: SessionMode, session_id: str | None, backend: Back
     return session
 
 
-def _check_parts(message: Message) -> None:
-    if not message.parts:
-        raise InvalidArgument("input_message.parts is empty; give at least one part")
-    for index, part in enumerate(message.parts):
-        kind = part["type"]
-        if kind == "file" and ("uri" in part) == ("bytes_base64" in part):
-            raise InvalidArgument(f"input_message.parts[{index}] is a file and needs uri or bytes_base64, one of them")
+_PARTS: dict[str, tuple[set[str], set[str]]] = {
+    "text": ({"text"}, set()),
+    "data": ({"data"}, set()),
+    "file": (set(), {"uri", "bytes_base64", "mime_type", "name"}),
+}
+"""Each type of part: the keys it needs and those it may have."""
+
+
+def _structured(given: JsonObject) -> Message:
+    if unknown := set(given) - {"role", "parts", "metadata"}:
+        raise InvalidArgument(f"input_message has no key {unknown.pop()!r}; known: role, parts, metadata")
+    role, parts, metadata = given.get("role", "user"), given.get("parts"), given.get("metadata")
+    if role not in get_args(Role):
+        raise InvalidArgument(f"input_message.role is {role!r}; known: {', '.join(get_args(Role))}")
+    if not isinstance(parts, list) or not parts:
+        raise InvalidArgument("input_message.parts must be an array of at least one part")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise InvalidArgument("input_message.metadata must be an object")
+    for index, part in enumerate(cast(list[Any], parts)):
+        _check_part(f"input_message.parts[{index}]", part)
+    return Message(role=role, parts=cast(list[JsonObject], parts), metadata=cast("JsonObject | None", metadata))
+
+
+def _check_part(place: str, part: Any) -> None:
+    kind = cast(JsonObject, part).get("type") if isinstance(part, dict) else None
+    if kind not in _PARTS:
+        raise InvalidArgument(f"{place} must be an object with type text, data or file")
+    needed, allowed = _PARTS[kind]
+    keys = set(cast(JsonObject, part)) - {"type"}
+    if not needed <= keys or keys - needed - allowed:
+        raise InvalidArgument(f"{place} of type {kind} takes {', '.join(sorted(needed | allowed))}")
+    texts = {key: value for key, value in cast(JsonObject, part).items() if key != "data"}
+    if wrong := [key for key, value in texts.items() if not isinstance(value, str)]:
+        raise InvalidArgument(f"{place}.{wrong[0]} must be a string")
+    if kind == "file" and ("uri" in part) == ("bytes_base64" in part):
+        raise InvalidArgument(f"{place} is a file and needs uri or bytes_base64, one of them")
+    if "bytes_base64" in part and not _is_base64(part["bytes_base64"]):
+        raise InvalidArgument(f"{place}.bytes_base64 is not valid base64")
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _metadata(metadata: JsonObject | None) -> JsonObject | None:

@@ -1,0 +1,317 @@
+"""Drives one run on a remote A2A agent.
+
+The stream is only a hint: its clean end does not mean completion and its loss does not mean failure. Whenever it ends
+without a state that settles the matter, the task itself is asked (`get_task`) and followed again (`subscribe`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from backends.remote_a2a.options import Options, read_options
+from orchestrator.backend import Ability, RunContext
+from orchestrator.errors import BackendError, InvalidArgument
+from orchestrator.events import RemoteRef, SessionBound, Started
+from orchestrator.model import Answer, InputRequest, Outcome, RunSpec
+
+if TYPE_CHECKING:
+    from a2a.types import Message, StreamResponse
+
+    from backends.remote_a2a.agent import Agent
+    from backends.remote_a2a.updates import Tracker
+
+logger = logging.getLogger(__name__)
+
+WATCHDOG_S = 60.0
+"""Silence after which the task is asked how it is, whatever the stream looks like."""
+POLL_S = 2.0
+"""Between two looks at a task that cannot be streamed, or that waits for a login elsewhere."""
+CANCEL_S = 5.0
+
+
+class RemoteA2A:
+    """The backend `remote_a2a`."""
+
+    name = "remote_a2a"
+    abilities: frozenset[Ability] = frozenset({"resume", "permission"})
+
+    def check(self, spec: RunSpec) -> None:
+        """See `Backend.check`."""
+        read_options(spec.backend_config)
+
+    async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
+        """See `Backend.run`."""
+        agent, wire, updates = await asyncio.to_thread(_load)
+        options = read_options(spec.backend_config)
+        try:
+            token = options.token(ctx.env)
+        except InvalidArgument as error:
+            raise BackendError("auth_failed", str(error), resumable=False) from error
+        async with agent.connect(options, token) as connection:
+            tracker = updates.Tracker(spec.native_session_id or spec.session_id)
+            envelope = wire.Envelope(spec, options, connection.knows_extension)
+            return await _Drive(spec, ctx, options, connection, tracker, envelope).run()
+
+
+def _load() -> Any:
+    """Imports what needs the A2A SDK, which takes about a second; called in a thread."""
+    from backends.remote_a2a import agent, updates, wire
+
+    return agent, wire, updates
+
+
+class _Drive:
+    """One run: turns of sending a message and following the task until it is over."""
+
+    def __init__(
+        self, spec: RunSpec, ctx: RunContext, options: Options, agent: Agent, tracker: Tracker, envelope: Any
+    ) -> None:
+        self._spec = spec
+        self._ctx = ctx
+        self._options = options
+        self._agent = agent
+        self._tracker = tracker
+        self._envelope = envelope
+        self._bound_to = ("", "")
+        self._clock = asyncio.get_running_loop().time
+
+    async def run(self) -> Outcome:
+        spec, agent = self._spec, self._agent
+        if spec.permission == "read_only" and not agent.knows_extension:
+            raise BackendError(
+                "unsupported",
+                "this agent's card does not declare the orchestration extension, so read_only cannot be enforced",
+                resumable=False,
+                next_step="spawn again without permission if you trust the agent",
+            )
+        started = Started(
+            agent=agent.name or None,
+            agent_url=agent.url,
+            protocol=agent.protocol,
+            native_session_id=self._tracker.context_id,
+            permission_enforced=None if agent.knows_extension else False,
+        )
+        await self._ctx.emit(started)
+        message = self._envelope.first(self._tracker.context_id)
+        try:
+            while True:
+                await self._turn(message)
+                if self._tracker.ended:
+                    break
+                answered = await self._ask()
+                if answered is None:
+                    continue
+                message = answered
+            for update in self._tracker.finish():
+                await self._ctx.emit(update)
+            return self._tracker.outcome()
+        finally:
+            if not self._tracker.ended:
+                await self._cancel()
+
+    # ---- following ----
+
+    async def _turn(self, message: Message | None) -> None:
+        """Sends a message and follows the task until it is over or paused; only follows without a message."""
+        tracker = self._tracker
+        tracker.begin_turn()
+        lost_at: float | None = None
+        pause = 0.2
+        delivered = message is None
+        stream = self._agent.send(message) if message is not None else None
+        while True:
+            error: BaseException | None = None
+            if stream is not None:
+                heard, error = await self._read(stream)
+                if tracker.ended or tracker.paused:
+                    return
+                if heard:
+                    delivered, lost_at, pause = True, None, 0.2
+                if error is not None and not tracker.task_id:
+                    self._give_up_early(error)
+            # nobody said how it stands: ask
+            try:
+                delivered = await self._reconcile(message, delivered, error)
+                lost_at, pause = None, min(pause * 2, POLL_S)
+            except BackendError:
+                raise
+            except Exception as unreachable:
+                lost_at = lost_at if lost_at is not None else self._clock()
+                if self._clock() - lost_at > self._options.lost_contact_s:
+                    raise self._lost(unreachable) from unreachable
+                logger.info("%s: %s; trying again", self._spec.run_id, unreachable)
+                await asyncio.sleep(pause)
+                pause, stream = min(pause * 2, 5.0), None
+                continue
+            if tracker.ended or tracker.paused:
+                return
+            if stream is None or error is not None or not self._agent.streaming:
+                await asyncio.sleep(pause)
+            stream = self._agent.subscribe(tracker.task_id) if self._agent.streaming else None
+
+    async def _read(self, stream: AsyncIterator[StreamResponse]) -> tuple[bool, BaseException | None]:
+        """Takes in a stream until it ends, breaks, falls silent, or settles the turn."""
+        heard = False
+        try:
+            async with asyncio.timeout(WATCHDOG_S) as watchdog, aclosing(stream) as events:  # type: ignore[type-var]
+                async for event in events:
+                    heard = True
+                    await self._take(event)
+                    if self._tracker.ended or self._tracker.paused:
+                        break
+                    watchdog.reschedule(self._clock() + WATCHDOG_S)
+        except (BackendError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001  the SDK does not wrap all; the task itself decides what it means
+            if _from_store(error):
+                raise
+            return heard, error
+        return heard, None
+
+    async def _take(self, event: StreamResponse) -> None:
+        for update in self._tracker.on_event(event, self._clock()):
+            await self._ctx.emit(update)
+        await self._remember()
+
+    async def _remember(self) -> None:
+        """Keeps the remote reference as soon as it is known, and the session where the agent chose another."""
+        tracker = self._tracker
+        here = (tracker.task_id, tracker.context_id)
+        if not tracker.task_id or here == self._bound_to:
+            return
+        if tracker.context_id != (self._bound_to[1] or self._spec.native_session_id or self._spec.session_id):
+            await self._ctx.emit(SessionBound(native_session_id=tracker.context_id))
+        self._bound_to = here
+        ref = {
+            "task_id": tracker.task_id,
+            "context_id": tracker.context_id,
+            "agent_url": self._options.agent_url,
+            "interface_url": self._agent.url,
+            "protocol": self._agent.protocol,
+        }
+        await self._ctx.emit(RemoteRef(ref=ref))
+
+    async def _reconcile(self, message: Message | None, delivered: bool, error: BaseException | None) -> bool:
+        """Reads the task and tells what was missed. Returns whether the message is known to have arrived."""
+        tracker, agent = self._tracker, self._agent
+        if not tracker.task_id:
+            found = await agent.find_task(tracker.context_id)
+            if found is None:
+                raise self._undelivered(error)
+            tracker.task_id = found
+        task = await agent.get_task(tracker.task_id)
+        arrived = delivered or message is None or any(m.message_id == message.message_id for m in task.history)
+        if not arrived:
+            raise self._undelivered(error)
+        for update in tracker.on_snapshot(task, self._clock()):
+            await self._ctx.emit(update)
+        await self._remember()
+        return True
+
+    def _give_up_early(self, error: BaseException) -> None:
+        """Without a task there is nothing to reconcile with when the agent itself said no, or was never reached."""
+        from backends.remote_a2a.agent import http_status, refused_for_good, told
+
+        if http_status(error) in (401, 403):
+            raise BackendError("auth_failed", f"the agent refused the credentials: {told(error)}") from error
+        if _is_refusal(error):
+            raise BackendError("agent_protocol", f"refused what the agent sent: {told(error)}") from error
+        if refused_for_good(error):
+            raise BackendError("agent_error", f"the agent refused the message: {told(error)}") from error
+        if _never_sent(error):
+            raise BackendError("backend_unavailable", f"the agent cannot be reached: {told(error)}") from error
+
+    def _undelivered(self, error: BaseException | None) -> BackendError:
+        from backends.remote_a2a.agent import told
+
+        why = f": {told(error)}" if error else ""
+        return BackendError(
+            "lost_contact",
+            f"contact was lost before the agent confirmed the message, and it was not sent again{why}",
+            next_step="call continue_run with the text again; the agent may or may not have seen it",
+        )
+
+    def _lost(self, error: BaseException) -> BackendError:
+        from backends.remote_a2a.agent import told
+
+        return BackendError(
+            "lost_contact",
+            f"no contact for {self._options.lost_contact_s:g} s with task {self._tracker.task_id}: {told(error)}",
+            next_step="when the agent is back, call continue_run with text to go on in the same context",
+        )
+
+    # ---- waiting for the caller ----
+
+    async def _ask(self) -> Message | None:
+        """Brings the task's request to the caller. Returns the message that answers it, or None if the task went on
+        without one, as after a login elsewhere."""
+        request = self._tracker.request()
+        asking = asyncio.ensure_future(self._ctx.ask(request))
+        watching = asyncio.ensure_future(self._went_on()) if request.kind == "auth" else None
+        try:
+            await asyncio.wait({asking, watching} if watching else {asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                return None
+            answer = asking.result()
+            self._log_in(answer)
+            return self._envelope.answer(self._tracker, request, answer)
+        finally:
+            for task in (asking, watching):
+                if task is not None and not task.done():
+                    task.cancel()
+                    await asyncio.wait({task})
+
+    async def _went_on(self) -> None:
+        """Returns when the paused task is paused no more."""
+        from backends.remote_a2a.updates import PAUSED
+
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                task = await self._agent.get_task(self._tracker.task_id)
+            except Exception as error:  # noqa: BLE001  the caller's answer will show whether the agent is there
+                logger.info("%s: %s", self._spec.run_id, error)
+                continue
+            if task.status.state not in PAUSED:
+                return
+
+    def _log_in(self, answer: Answer) -> None:
+        token: Any = answer.backend_config.get("auth_token")
+        headers: Any = answer.backend_config.get("headers") or {}
+        if token or headers:
+            self._agent.log_in(token, headers)
+
+    async def _cancel(self) -> None:
+        """Cancels the task at the agent, as far as that goes in bounded time; the run ends here in any case."""
+        try:
+            async with asyncio.timeout(CANCEL_S):
+                task_id = self._tracker.task_id or await self._agent.find_task(self._tracker.context_id)
+                if task_id:
+                    await self._agent.cancel_task(task_id)
+        except Exception as error:  # noqa: BLE001  it may be over, gone or deaf
+            logger.info("%s: the agent did not confirm the cancellation: %s", self._spec.run_id, error)
+
+
+def _from_store(error: BaseException) -> bool:
+    from orchestrator.errors import OrchestratorError
+
+    return isinstance(error, OrchestratorError)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    from backends.remote_a2a.transport import Refused
+
+    return isinstance(error.__cause__ or error, Refused)
+
+
+def _never_sent(error: BaseException) -> bool:
+    import httpx
+
+    return isinstance(error.__cause__ or error, (httpx.ConnectError, httpx.ConnectTimeout))
+
+
+__all__ = ["InputRequest", "RemoteA2A"]

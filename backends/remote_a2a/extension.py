@@ -1,0 +1,141 @@
+"""The orchestration extension of A2A: what a card that declares it understands beyond plain A2A.
+
+A client that activates it (header `A2A-Extensions`) sends the directory, the ids and the permission of a run in its
+message's metadata under `URI`, and gets back the events that plain A2A has no words for, each as an envelope
+`{v, seq, type, ts, data}` in the metadata of a status update. Both sides of the wire use this module. Pure; data from
+the other side is untrusted and checked field by field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+from typing import Any, cast
+
+from orchestrator.events import (
+    CommandFinished,
+    CommandStarted,
+    CommandUpdated,
+    FileChanged,
+    Progress,
+    Reasoning,
+    TodoUpdated,
+    ToolFinished,
+    ToolStarted,
+    Update,
+)
+from orchestrator.model import InputRequest, JsonObject, Usage, now
+
+URI = "urn:orchestrator-mcp:a2a:orchestration:v1"
+"""Permanent; a breaking change gets another one."""
+LEGACY_KEY = "nanobot_orchestrator"
+"""Where the predecessor's agents look for `{cwd, run_id, session_id}`."""
+FINAL_ARTIFACT = "final-response"
+EVENTS_ARTIFACT = "orchestration-events"
+"""At the end of a task: the envelopes of DURABLE types again, for a client that missed some."""
+
+_CARRIED: dict[str, type[Update]] = {
+    cls.type: cls
+    for cls in (
+        Reasoning,
+        CommandStarted,
+        CommandUpdated,
+        CommandFinished,
+        FileChanged,
+        ToolStarted,
+        ToolFinished,
+        TodoUpdated,
+    )
+}
+DURABLE = frozenset({"command_finished", "file_changed", "tool_finished", "todo_updated"})
+
+
+def envelope(seq: int, event_type: str, data: JsonObject) -> JsonObject:
+    """One event on the wire."""
+    return {"v": 1, "seq": seq, "type": event_type, "ts": now(), "data": data}
+
+
+def carried(update: Update) -> bool:
+    """Whether the extension has words for this update."""
+    return update.type in _CARRIED or isinstance(update, Progress)
+
+
+def update_of(received: Any) -> Update | None:
+    """The update in an envelope; None for anything unknown or malformed."""
+    if not isinstance(received, dict):
+        return None
+    data: Any = cast(JsonObject, received).get("data")
+    event_type: Any = cast(JsonObject, received).get("type")
+    if not isinstance(data, dict):
+        return None
+    data = cast(JsonObject, data)
+    if event_type == "status_changed" and isinstance(detail := data.get("detail"), str):
+        return Progress(detail=detail[:500])
+    cls = _CARRIED.get(event_type) if isinstance(event_type, str) else None
+    if cls is None:
+        return None
+    known: JsonObject = {}
+    for field in fields(cls):  # type: ignore[arg-type]
+        if field.name in data:
+            if not _fits(str(field.type), data[field.name]):
+                return None
+            known[field.name] = data[field.name]
+    with contextlib.suppress(TypeError):  # a required field is missing
+        return cls(**known)
+    return None
+
+
+def request_of(received: Any, fallback: InputRequest) -> InputRequest:
+    """The request in an `input_required` or `auth_required` envelope, or the plain one that A2A gave."""
+    data: Any = cast(JsonObject, received).get("data") if isinstance(received, dict) else None
+    request: Any = cast(JsonObject, data).get("request") if isinstance(data, dict) else None
+    if not isinstance(request, dict):
+        return fallback
+    request = cast(JsonObject, request)
+    fits = (
+        request.get("kind") in ("approval", "question", "input", "auth")
+        and all(isinstance(request.get(name), str) for name in ("request_id", "text"))
+        and all(_fits("list[JsonObject] | None", request.get(name)) for name in ("options", "questions"))
+        and all(isinstance(option.get("id"), str) for option in request.get("options") or [])
+        and isinstance(request.get("detail") or {}, dict)
+    )
+    if not fits:
+        return fallback
+    names = ("request_id", "kind", "text", "options", "questions", "detail")
+    return InputRequest(**{name: request[name] for name in names if request.get(name) is not None})
+
+
+def usage_of(received: Any) -> Usage | None:
+    """The usage that stands beside a completed task."""
+    usage: Any = cast(JsonObject, received).get("usage") if isinstance(received, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    numbers = {name: value for name, value in cast(JsonObject, usage).items() if _fits("int | None", value) or name == "cost_usd"}
+    with contextlib.suppress(TypeError):
+        return Usage.from_json(numbers)
+    return None
+
+
+def whole_numbers(value: Any) -> Any:
+    """Protobuf's Struct knows floats only: gives whole numbers their type back."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {key: whole_numbers(item) for key, item in cast(JsonObject, value).items()}
+    if isinstance(value, list):
+        return [whole_numbers(item) for item in cast(list[Any], value)]
+    return value
+
+
+def _fits(annotation: str, value: Any) -> bool:
+    if annotation.endswith("| None") and value is None:
+        return True
+    match annotation.removesuffix(" | None"):
+        case "str":
+            return isinstance(value, str)
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "list[JsonObject]":
+            return isinstance(value, list) and all(isinstance(item, dict) for item in cast(list[Any], value))
+        case _:
+            return True

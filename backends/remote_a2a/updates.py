@@ -1,0 +1,335 @@
+"""What a remote agent says, as updates: one `Tracker` per run follows its task through streams and snapshots.
+
+Pure: no I/O, no clock of its own. Streams may break and begin again with a snapshot, so everything is recognised by
+its id and told once.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from a2a.types import Artifact, Message, Part, Role, StreamResponse, Task, TaskState, TaskStatus
+
+from backends.remote_a2a.agent import plain
+from backends.remote_a2a.extension import (
+    EVENTS_ARTIFACT,
+    FINAL_ARTIFACT,
+    URI,
+    request_of,
+    update_of,
+    usage_of,
+    whole_numbers,
+)
+from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
+from orchestrator.model import Cancelled, Completed, Failed, InputRequest, JsonObject, Outcome, Rejected
+
+ENDED = frozenset(
+    {
+        TaskState.TASK_STATE_COMPLETED,
+        TaskState.TASK_STATE_FAILED,
+        TaskState.TASK_STATE_CANCELED,
+        TaskState.TASK_STATE_REJECTED,
+    }
+)
+PAUSED = frozenset({TaskState.TASK_STATE_INPUT_REQUIRED, TaskState.TASK_STATE_AUTH_REQUIRED})
+
+FALLBACK_BYTES = 64 * 1024
+"""A text artifact up to this size stands in for the final response of an agent that names none."""
+FINAL_BYTES = 16 * 2**20
+PROGRESS_S = 1.0
+
+
+@dataclass(slots=True)
+class _Artifact:
+    """What came of one artifact. Its text is kept only while it may become the final response."""
+
+    parts: int = 0
+    bytes: int = 0
+    text: list[str] | None = field(default_factory=list[str])
+    data: list[Any] = field(default_factory=list[Any])
+    complete: bool = False
+    name: str | None = None
+    mime: str | None = None
+    streamed: bool = False
+
+
+class Tracker:
+    """Follows one run's task.
+
+    Attributes:
+        task_id: empty until the agent named one.
+        state: the task's state, 0 before any is known. A terminal state that was streamed wins over a later snapshot.
+    """
+
+    def __init__(self, context_id: str) -> None:
+        self.context_id = context_id
+        self.task_id = ""
+        self.state = 0
+        self._status = TaskStatus()
+        self._metadata: JsonObject = {}
+        self._seen: set[str] = set()
+        self._seqs: set[int] = set()
+        self._artifacts: dict[str, _Artifact] = {}
+        self._last_message = ""
+        self._pauses = 0
+        self._told_at = float("-inf")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task is over."""
+        return self.state in ENDED
+
+    @property
+    def paused(self) -> bool:
+        """Whether the task waits for its client."""
+        return self.state in PAUSED
+
+    def begin_turn(self) -> None:
+        """A message is about to be sent: what was paused is not any more, or an early failure would read as a pause."""
+        if not self.ended:
+            self.state = 0
+
+    def has(self, message_id: str) -> bool:
+        """Whether the task's history was seen to hold this message."""
+        return message_id in self._seen
+
+    def on_event(self, event: StreamResponse, clock: float) -> Iterator[Update]:
+        """The updates in one event of a stream; none for kinds that a newer peer may have.
+
+        Args:
+            clock: seconds, only ever compared with each other, to tell of progress once a second.
+        """
+        match event.WhichOneof("payload"):
+            case "task":
+                yield from self.on_snapshot(event.task, clock)
+            case "message":
+                self.context_id = event.message.context_id or self.context_id
+                yield from self._message(event.message)
+                self._move(TaskState.TASK_STATE_COMPLETED, TaskStatus())
+            case "status_update":
+                update = event.status_update
+                self._bind(update.task_id, update.context_id)
+                yield from self._metadata_updates(update.metadata)
+                yield from self._status_updates(update.status)
+            case "artifact_update":
+                update = event.artifact_update
+                self._bind(update.task_id, update.context_id)
+                yield from self._chunk(update.artifact, update.append, update.last_chunk, clock)
+            case _:
+                pass
+
+    def on_snapshot(self, task: Task, clock: float) -> Iterator[Update]:
+        """The updates in a task's whole state: only what was not told before."""
+        self._bind(task.id, task.context_id)
+        for message in task.history:
+            yield from self._message(message)
+        for artifact in task.artifacts:
+            known = self._artifacts.get(artifact.artifact_id)
+            have = known.parts if known else 0
+            if len(artifact.parts) > have:
+                missing = Artifact()
+                missing.CopyFrom(artifact)
+                del missing.parts[:have]
+                yield from self._chunk(missing, have > 0, task.status.state in ENDED, clock)
+        if task.HasField("metadata"):
+            self._metadata = plain(task.metadata)
+        yield from self._status_updates(task.status)
+
+    def _bind(self, task_id: str, context_id: str) -> None:
+        self.task_id = task_id or self.task_id
+        self.context_id = context_id or self.context_id
+
+    def _status_updates(self, status: TaskStatus) -> Iterator[Update]:
+        if self.ended:
+            return
+        if status.HasField("message") and status.state not in PAUSED and status.state not in (
+            TaskState.TASK_STATE_FAILED,
+            TaskState.TASK_STATE_REJECTED,
+            TaskState.TASK_STATE_CANCELED,
+        ):
+            yield from self._message(status.message)
+        elif status.HasField("message"):
+            self._seen.add(status.message.message_id)  # told as the request, or as the reason of the end
+        self._move(status.state, status)
+
+    def _move(self, state: int, status: TaskStatus) -> None:
+        if not state or self.ended:
+            return
+        if state in PAUSED and state != self.state:
+            self._pauses += 1
+        self.state = state
+        self._status = status
+
+    def _message(self, message: Message) -> Iterator[Update]:
+        if message.message_id in self._seen:
+            return
+        self._seen.add(message.message_id)
+        if message.role != Role.ROLE_AGENT:
+            return
+        text = text_of(message.parts)
+        if not text and not message.parts:
+            return
+        self._last_message = text or self._last_message
+        others = [json_part(part) for part in message.parts if not part.HasField("text")]
+        yield AgentMessage(text=text, parts=others or None, message_id=message.message_id or None)
+
+    def _metadata_updates(self, metadata: Any) -> Iterator[Update]:
+        if URI not in metadata:
+            return
+        received = whole_numbers(plain(metadata)[URI])
+        if isinstance(received, dict):
+            self._metadata[URI] = received
+            yield from self._carried(received)
+
+    def _carried(self, received: Any) -> Iterator[Update]:
+        seq: Any = received.get("seq") if isinstance(received, dict) else None  # pyright: ignore
+        if not isinstance(seq, int) or seq in self._seqs:
+            return
+        self._seqs.add(seq)
+        if update := update_of(received):
+            yield update
+
+    def _chunk(self, artifact: Artifact, append: bool, last: bool, clock: float) -> Iterator[Update]:
+        if artifact.artifact_id == EVENTS_ARTIFACT:
+            for part in artifact.parts:
+                received = whole_numbers(plain(part.data)) if part.HasField("data") else None
+                for item in received if isinstance(received, list) else ():  # pyright: ignore
+                    yield from self._carried(item)
+            self._artifacts.setdefault(artifact.artifact_id, _Artifact()).parts += len(artifact.parts)
+            return
+        known = self._artifacts.get(artifact.artifact_id)
+        if known is None or not append:
+            known = self._artifacts[artifact.artifact_id] = _Artifact(name=artifact.name or None)
+        fresh = not known.parts
+        known.parts += len(artifact.parts)
+        final = artifact.artifact_id == FINAL_ARTIFACT
+        for part in artifact.parts:
+            known.mime = known.mime or part.media_type or None
+            content = self._keep(known, part, FINAL_BYTES if final else FALLBACK_BYTES)
+            if content is not None and not final:
+                known.streamed = True
+                yield ArtifactChunk(
+                    artifact_id=artifact.artifact_id, content=content, name=known.name, mime=known.mime, append=not fresh
+                )
+                fresh = False
+        if last:
+            yield from self._complete(artifact.artifact_id, known, final)
+        elif known.bytes > FALLBACK_BYTES and clock - self._told_at >= PROGRESS_S:
+            self._told_at = clock
+            yield Progress(detail=f"receiving {known.name or artifact.artifact_id}: {known.bytes:,} bytes")
+
+    def _complete(self, artifact_id: str, known: _Artifact, final: bool) -> Iterator[Update]:
+        if known.complete or final:
+            return
+        known.complete = True
+        if known.streamed:
+            yield ArtifactChunk(artifact_id=artifact_id, content="", last=True)
+        if known.data:
+            data = known.data[0] if len(known.data) == 1 else known.data
+            yield ArtifactAdded(artifact_id=artifact_id, name=known.name, mime="application/json", data=data)
+
+    def _keep(self, known: _Artifact, part: Part, limit: int) -> str | bytes | None:
+        """Takes a part in. Returns what of it is streamed content; data parts are kept whole instead."""
+        match part.WhichOneof("content"):
+            case "text":
+                known.bytes += len(part.text)
+                if known.text is not None:
+                    known.text.append(part.text)
+                    if known.bytes > limit:
+                        known.text = None
+                return part.text
+            case "raw":
+                known.bytes += len(part.raw)
+                known.text = None
+                return part.raw
+            case "data":
+                known.data.append(whole_numbers(plain(part.data)))
+                return None
+            case "url":
+                known.data.append({"url": part.url, "filename": part.filename or None})
+                return None
+            case _:
+                return None
+
+    def finish(self) -> Iterator[Update]:
+        """Artifacts that the task never marked as complete: it is over, so they are."""
+        for artifact_id, known in self._artifacts.items():
+            if artifact_id != EVENTS_ARTIFACT:
+                yield from self._complete(artifact_id, known, artifact_id == FINAL_ARTIFACT)
+
+    def request(self) -> InputRequest:
+        """What the paused task waits for. Its id is the same whenever this state of the task is read."""
+        message = self._status.message
+        auth = self.state == TaskState.TASK_STATE_AUTH_REQUIRED
+        fallback = "the agent needs you to log in" if auth else "the agent needs your input"
+        text = text_of(message.parts) or fallback
+        request_id = message.message_id or f"{self.task_id}-{self._pauses}"
+        data = [json_part(part) for part in message.parts if not part.HasField("text")]
+        asked = InputRequest(
+            request_id=request_id,
+            kind="auth" if auth else "input",
+            text=text,
+            detail={"parts": data} if data else None,
+        )
+        if URI in message.metadata:
+            return request_of(whole_numbers(plain(message.metadata)[URI]), asked)
+        return asked
+
+    def outcome(self) -> Outcome:
+        """How the ended task ended."""
+        words = text_of(self._status.message.parts)
+        match self.state:
+            case TaskState.TASK_STATE_REJECTED:
+                return Rejected(message=words or "the agent rejected the task without a reason")
+            case TaskState.TASK_STATE_FAILED:
+                return Failed(code="agent_error", message=words or "the agent failed without a reason")
+            case TaskState.TASK_STATE_CANCELED:
+                return Cancelled(reason=words or "the agent cancelled the task")
+            case _:
+                usage = usage_of(whole_numbers(self._metadata.get(URI)))
+                return Completed(final_response=self._final_text(words), structured_output=self._structured(), usage=usage)
+
+    def _final_text(self, words: str) -> str:
+        final = self._artifacts.get(FINAL_ARTIFACT)
+        if final and final.text is not None and (text := "".join(final.text)):
+            return text
+        for known in reversed(self._artifacts.values()):
+            if known.text and not known.data:
+                return "".join(known.text)
+        if text := words or self._last_message:
+            return text
+        structured = self._structured()
+        if structured is not None:
+            return orjson.dumps(structured).decode()
+        large = [known.name or key for key, known in self._artifacts.items() if known.bytes]
+        return f"the agent's answer is in its artifacts: {', '.join(large)}" if large else ""
+
+    def _structured(self) -> Any:
+        final = self._artifacts.get(FINAL_ARTIFACT)
+        if final and final.data:
+            return final.data[-1]
+        return next((known.data[-1] for known in reversed(self._artifacts.values()) if known.data), None)
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """The text parts of a message, one below the other."""
+    return "\n".join(part.text for part in parts if part.HasField("text"))
+
+
+def json_part(part: Part) -> JsonObject:
+    """A part that is no text, in the words of our messages. Files come as what they are, never fetched."""
+    names: JsonObject = {"mime_type": part.media_type, "name": part.filename}
+    named = {key: value for key, value in names.items() if value}
+    match part.WhichOneof("content"):
+        case "data":
+            return {"type": "data", "data": whole_numbers(plain(part.data))}
+        case "url":
+            return {"type": "file", "uri": part.url, **named}
+        case "raw":
+            return {"type": "file", "bytes_base64": base64.b64encode(part.raw).decode(), **named}
+        case _:
+            return {"type": "unknown"}

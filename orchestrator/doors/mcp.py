@@ -1,0 +1,111 @@
+"""The MCP door: the tools on the SDK's low-level Server, over any pair of streams, in both protocol eras.
+
+MCPServer is not used: it drops unknown arguments silently and puts a prefix before every error. An error is a tool
+result with `isError` and text alone, because known clients read different channels of an error that has both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import anyio
+import mcp_types as types
+import orjson
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+
+from orchestrator import __version__
+from orchestrator.doors.schemas import INSTRUCTIONS, TOOLS, Tool
+from orchestrator.doors.tools import Tools
+from orchestrator.errors import Internal, OrchestratorError
+from orchestrator.model import JsonObject
+
+logger = logging.getLogger(__name__)
+
+
+def make_server(tools: Tools) -> Server[dict[str, Any]]:
+    """An MCP server that offers the tools to one caller."""
+
+    async def list_tools(_ctx: Any, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[_listed(tool) for tool in TOOLS])
+
+    async def call_tool(_ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        return await call(tools, params.name, params.arguments or {})
+
+    return Server(
+        "orchestrator",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+
+
+async def call(tools: Tools, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
+    """One tool call as an MCP result. Never raises but for cancellation."""
+    try:
+        document = await tools.call(name, arguments)
+    except OrchestratorError as error:
+        return _refused(error)
+    except Exception:
+        logger.exception("tool %s failed", name)
+        return _refused(Internal(f"{name} met a defect of the orchestrator; its log has the details"))
+    text = orjson.dumps(document).decode()
+    # the parsed text, so that both channels hold plain JSON values and exactly the same
+    structured: JsonObject = orjson.loads(text)
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=structured)
+
+
+def _refused(error: OrchestratorError) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(type="text", text=error.sentence)], is_error=True)
+
+
+def _listed(tool: Tool) -> types.Tool:
+    return types.Tool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=tool.input_schema,
+        annotations=types.ToolAnnotations(
+            read_only_hint=tool.read,
+            destructive_hint=tool.destructive,
+            idempotent_hint=tool.idempotent,
+            open_world_hint=not tool.read,
+        ),
+        _meta={"anthropic/alwaysLoad": True} if tool.always else None,
+    )
+
+
+async def serve_stdio(tools: Tools, close: Callable[[], Awaitable[None]]) -> None:
+    """Serves one client on stdin and stdout until EOF, SIGTERM, SIGINT or SIGHUP, and then ends the process.
+
+    Args:
+        close: called once, on whichever comes first; bounded, for clients kill about half a second later.
+    """
+    server = make_server(tools)
+    closed = asyncio.Event()
+
+    async def leave(why: str) -> None:
+        if closed.is_set():
+            return
+        closed.set()
+        logger.info("ending: %s", why)
+        with anyio.CancelScope(shield=True):
+            await close()
+        logging.shutdown()
+        os._exit(0)  # the SDK's thread that reads stdin cannot be cancelled
+
+    async def on_signal() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                await leave(signal.Signals(number).name)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(on_signal)
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+        await leave("end of input")

@@ -1,0 +1,182 @@
+"""The eight tools as their callers see them: names, descriptions, input schemas, and the server's instructions.
+
+Data only. An argument is here when it works, and unknown arguments are refused. Every word costs a caller's context:
+`tools/list` stays under 10 KB, and what a model sees of it under 6 KB.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from orchestrator.model import ON_APPROVAL, PERMISSIONS, SESSION_MODES, JsonObject, Status
+
+INSTRUCTIONS = """\
+Runs other coding agents as background runs that you start, follow, answer, steer and cancel.
+
+Loop: spawn_run returns a run_id at once. Then wait_runs(run_ids) until a run is over or needs you (cheap; prefer it), \
+or poll_events(run_id, after_seq) to follow in detail, going on with next_after_seq. A wait that times out is normal: \
+call again. When a run is input_required or auth_required, read `pending` and answer with continue_run: decision \
+approve|deny for an approval, an option id or text for a question. When it is completed, get_run has result.final_response; \
+when it failed, error says why and what to do. continue_run with text on a finished run resumes its session as a new run; \
+on a running one it steers where the agent can.
+
+Several runs work at the same time: spawn all, then wait_runs(until="all"). Long fields are previews: an event's \
+artifact_refs names what get_event_artifact reads in pages. Pass idempotency_key if you may retry a spawn_run. Runs are \
+found again with list_runs, in any later session; agent_name means the newest run of that agent.
+
+Do not use it for what you can do yourself in a few steps: each run is a whole agent that knows only its prompt and cwd. \
+cancel_run what you no longer need."""
+
+
+class Tool(NamedTuple):
+    """One tool. `read` tools change nothing; `always` asks clients not to defer loading it."""
+
+    name: str
+    description: str
+    properties: JsonObject
+    required: tuple[str, ...] = ()
+    read: bool = True
+    destructive: bool = False
+    idempotent: bool = False
+    always: bool = False
+
+    @property
+    def input_schema(self) -> JsonObject:
+        """JSON Schema of the arguments."""
+        schema: JsonObject = {"type": "object", "properties": self.properties, "additionalProperties": False}
+        return {**schema, "required": list(self.required)} if self.required else schema
+
+
+def _s(description: str = "", **more: Any) -> JsonObject:
+    return {"type": "string", **({"description": description} if description else {}), **more}
+
+
+def _i(description: str, default: int, minimum: int, maximum: int) -> JsonObject:
+    return {"type": "integer", "description": description, "default": default, "minimum": minimum, "maximum": maximum}
+
+
+def _o(description: str) -> JsonObject:
+    return {"type": "object", "description": description}
+
+
+_RUN: JsonObject = {
+    "run_id": _s(),
+    "agent_name": _s("instead of run_id: the agent's newest run"),
+    "cwd": _s("of agent_name; default: yours"),
+}
+_PARTS = "{role: user|agent|system, parts: [{type: text, text} | {type: data, data} | {type: file, uri | bytes_base64, \
+mime_type?, name?}], metadata?}"
+
+TOOLS: tuple[Tool, ...] = (
+    Tool(
+        "spawn_run",
+        "Start a run of another agent and return its run_id at once. The run is kept on disk under cwd.",
+        {
+            "backend": _s("the kind of agent: remote_a2a (set backend_config.agent_url)"),
+            "prompt": _s("the task, complete: the agent knows nothing else"),
+            "input_message": _o(f"instead of prompt: {_PARTS}"),
+            "cwd": _s("absolute path of the directory to work in"),
+            "role": _s("label", default="worker", maxLength=64),
+            "nickname": _s("wished agent_name"),
+            "session_mode": {"enum": list(SESSION_MODES), "default": "new"},
+            "session_id": _s("to resume or fork"),
+            "output_schema": _o("JSON Schema that the final answer must match"),
+            "permission": {"enum": list(PERMISSIONS), "description": "default workspace_write"},
+            "on_approval": {
+                "enum": list(ON_APPROVAL),
+                "default": "ask",
+                "description": "ask: approvals become pending requests",
+            },
+            "limits": _o("{timeout_s, input_timeout_s}: seconds of work, seconds to wait for each answer"),
+            "idempotency_key": _s("same key and arguments give the same run", maxLength=512),
+            "metadata": _o("your labels"),
+            "backend_config": _o(
+                "remote_a2a: agent_url, auth_token | auth_token_env, headers, agent_card_path, allowed_origins"
+            ),
+        },
+        ("backend", "cwd"),
+        read=False,
+        always=True,
+    ),
+    Tool(
+        "get_run",
+        "Status, summary, pending requests, result or error of one run.",
+        _RUN,
+        idempotent=True,
+        always=True,
+    ),
+    Tool(
+        "poll_events",
+        "Events of a run behind after_seq. Waits up to wait_ms while there are none; an empty answer is normal.",
+        {
+            **_RUN,
+            "after_seq": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_after_seq"},
+            "limit": _i("events at most", 100, 1, 1000),
+            "wait_ms": _i("0: do not wait", 20_000, 0, 50_000),
+            "types": {"type": "array", "items": _s(), "minItems": 1, "description": "only these event types"},
+            "max_chars": _i("size of the answer", 8_000, 1_000, 200_000),
+        },
+        idempotent=True,
+    ),
+    Tool(
+        "wait_runs",
+        "Wait until any (or all) of these runs is over or needs your answer; returns a short digest of each.",
+        {
+            "run_ids": {"type": "array", "items": _s(), "minItems": 1, "maxItems": 100},
+            "until": {"enum": ["any", "all"], "default": "any"},
+            "wait_ms": _i("0: do not wait", 20_000, 0, 50_000),
+        },
+        ("run_ids",),
+        idempotent=True,
+        always=True,
+    ),
+    Tool(
+        "continue_run",
+        "Waiting run: answer its request. Running: steer it. Finished: resume its session as a new run.",
+        {
+            **_RUN,
+            "text": _s("what to say; with decision: the reason"),
+            "input_message": _o("instead of text, as in spawn_run"),
+            "request_id": _s("which pending request; needed if several"),
+            "decision": _s("approve | deny | an option's id"),
+            "backend_config": _o("credentials, given anew"),
+        },
+        read=False,
+        always=True,
+    ),
+    Tool(
+        "cancel_run",
+        "End a run and its agent's processes. A finished run is left as it is.",
+        {**_RUN, "reason": _s(maxLength=1000)},
+        read=False,
+        destructive=True,
+        idempotent=True,
+    ),
+    Tool(
+        "list_runs",
+        "Runs at or below your directory, newest first.",
+        {
+            "status": {"enum": list(Status)},
+            "backend": _s(),
+            "role": _s(),
+            "cwd": _s("absolute path, or * for all; default: yours"),
+            "session_id": _s(),
+            "limit": _i("runs at most", 20, 1, 100),
+            "cursor": _s("next_cursor of the page before"),
+        },
+        idempotent=True,
+    ),
+    Tool(
+        "get_event_artifact",
+        "Read a page of any field of an event, also of one shown as a preview.",
+        {
+            **_RUN,
+            "seq": {"type": "integer", "minimum": 1},
+            "field_path": _s("JSON Pointer in the event's data: /output, /changes/0/diff"),
+            "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset, in bytes"},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes; default about 6000"},
+        },
+        ("seq", "field_path"),
+        idempotent=True,
+    ),
+)

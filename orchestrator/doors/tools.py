@@ -1,0 +1,165 @@
+"""From a tool's name and arguments to its document: checking, routing, nothing else.
+
+Above: any door that speaks in tools (MCP today). Below: the engine for commands, the queries for everything read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from orchestrator.doors.schemas import TOOLS, Tool
+from orchestrator.engine.engine import Caller, Engine
+from orchestrator.engine.spawn import workspace_path
+from orchestrator.errors import InvalidArgument, UnknownArgument, nearest
+from orchestrator.model import JsonObject, Run, compact
+from orchestrator.queries import Queries
+from orchestrator.store.layout import RUN_ID, RunDir, checked
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
+
+
+class Tools:
+    """The tools for one caller."""
+
+    def __init__(self, engine: Engine, caller: Caller) -> None:
+        self._engine = engine
+        self._queries = Queries(engine)
+        self._caller = caller
+        self._routes: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
+            "spawn_run": self._spawn_run,
+            "get_run": self._get_run,
+            "poll_events": self._poll_events,
+            "wait_runs": self._wait_runs,
+            "continue_run": self._continue_run,
+            "cancel_run": self._cancel_run,
+            "list_runs": self._list_runs,
+            "get_event_artifact": self._get_event_artifact,
+        }
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> JsonObject:
+        """The document of one call.
+
+        Raises:
+            OrchestratorError: the call was refused; its sentence says why and what to do next.
+        """
+        route = self._routes.get(name)
+        if route is None:
+            raise InvalidArgument(f"no tool {name!r}{nearest(name, self._routes)}")
+        return await route(check_arguments(BY_NAME[name], arguments))
+
+    async def _spawn_run(self, given: JsonObject) -> JsonObject:
+        run = await self._engine.spawn(given, self._caller)
+        return {
+            "run_id": run.run_id,
+            "session_id": run.session_id,
+            "agent_name": run.agent_name,
+            "backend": run.backend,
+            "role": run.role,
+            "status": run.status,
+        }
+
+    async def _get_run(self, given: JsonObject) -> JsonObject:
+        return await self._queries.get_run(self._find(given))
+
+    async def _poll_events(self, given: JsonObject) -> JsonObject:
+        return await self._queries.poll_events(
+            self._find(given),
+            after_seq=given["after_seq"],
+            limit=given["limit"],
+            wait_s=given["wait_ms"] / 1000,
+            types=given.get("types"),
+            max_chars=given["max_chars"],
+        )
+
+    async def _wait_runs(self, given: JsonObject) -> JsonObject:
+        run_dirs = [self._queries.find(run_id, None, self._caller.cwd) for run_id in given["run_ids"]]
+        until_all = given["until"] == "all"
+        return await self._queries.wait_runs(run_dirs, until_all=until_all, wait_s=given["wait_ms"] / 1000)
+
+    async def _continue_run(self, given: JsonObject) -> JsonObject:
+        run_dir = self._find(given)
+        run, mode = await self._engine.resume(run_dir, given, self._caller)
+        resumed_from = run_dir.run_id if mode == "resume" else None
+        return compact(
+            {
+                "run_id": run.run_id,
+                "status": run.status,
+                "mode": mode,
+                "resumed_from_run_id": resumed_from,
+            }
+        )
+
+    async def _cancel_run(self, given: JsonObject) -> JsonObject:
+        run: Run = await self._engine.cancel(self._find(given), given.get("reason"))
+        cancelled_at = run.completed_at if run.status == "cancelled" else None
+        return compact({"run_id": run.run_id, "status": run.status, "cancelled_at": cancelled_at})
+
+    async def _list_runs(self, given: JsonObject) -> JsonObject:
+        where = given.get("cwd")
+        cwd = None if where == "*" else self._cwd(where)
+        if (cursor := given.get("cursor")) is not None:
+            checked(cursor, RUN_ID, "cursor")
+        filters = {name: given[name] for name in ("status", "backend", "role", "session_id") if name in given}
+        return await self._queries.list_runs(cwd=cwd, filters=filters, limit=given["limit"], cursor=cursor)
+
+    async def _get_event_artifact(self, given: JsonObject) -> JsonObject:
+        return await self._queries.get_event_artifact(
+            self._find(given),
+            seq=given["seq"],
+            field_path=given["field_path"],
+            offset=given["offset"],
+            limit=given.get("limit"),
+        )
+
+    def _find(self, given: JsonObject) -> RunDir:
+        return self._queries.find(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
+
+    def _cwd(self, given: str | None) -> Path:
+        return self._caller.cwd if given is None else workspace_path(given)
+
+
+def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> JsonObject:
+    """The arguments with defaults filled in.
+
+    Raises:
+        UnknownArgument: the tool has no argument of a name that was given.
+        InvalidArgument: a value is missing or of the wrong kind; the message names it.
+    """
+    for name in arguments:
+        if name not in tool.properties:
+            raise UnknownArgument(f"{tool.name} has no argument {name!r}{nearest(name, tool.properties)}")
+    for name in tool.required:
+        if name not in arguments:
+            raise InvalidArgument(f"{tool.name} needs {name}: {_wanted(tool, name)}")
+    error = next(iter(_validator(tool.name).iter_errors(dict(arguments))), None)
+    if error is not None:
+        raise InvalidArgument(_said(tool, error))
+    defaults = {name: schema["default"] for name, schema in tool.properties.items() if "default" in schema}
+    return {**defaults, **arguments}
+
+
+def _wanted(tool: Tool, name: str) -> str:
+    schema = cast(JsonObject, tool.properties[name])
+    return str(schema.get("description") or schema.get("type", "a value"))
+
+
+def _said(tool: Tool, error: Any) -> str:
+    """jsonschema's error in words that name the argument and what it takes."""
+    path = error.json_path.removeprefix("$.")
+    if error.validator == "enum":
+        allowed = ", ".join(str(value) for value in error.validator_value)
+        return f"{path} is {error.instance!r}; {tool.name} takes one of: {allowed}"
+    return f"{path}: {error.message[:300]}"
+
+
+@cache
+def _validator(name: str) -> Validator:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(BY_NAME[name].input_schema)
