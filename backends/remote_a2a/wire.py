@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from a2a.types import Message, Part, Role
 from google.protobuf.json_format import ParseDict
@@ -32,7 +31,7 @@ class Envelope:
 
     def first(self, context_id: str) -> Message:
         """The prompt."""
-        message = self._message(context_id, "", self._spec.message)
+        message = self._message(context_id, "", f"{self._spec.run_id}:0", self._spec.message)
         spec = self._spec
         if self._extended:
             about = {
@@ -54,7 +53,8 @@ class Envelope:
     def answer(self, tracker: Tracker, request: InputRequest, answer: Answer) -> Message:
         """The caller's answer, on the same task and context."""
         said = answer.message or OurMessage.of_text(answer.decision or "continue")
-        message = self._message(tracker.context_id, tracker.task_id, said)
+        message_id = f"{self._spec.run_id}:{request.request_id}"
+        message = self._message(tracker.context_id, tracker.task_id, message_id, said)
         if self._extended:
             reply = {"requestId": request.request_id, "decision": answer.decision}
             self._add(message, URI, {"answer": {key: value for key, value in reply.items() if value is not None}})
@@ -62,22 +62,22 @@ class Envelope:
             message.parts.insert(0, Part(text=answer.decision))
         return message
 
-    def _message(self, context_id: str, task_id: str, ours: OurMessage) -> Message:
+    def _message(self, context_id: str, task_id: str, message_id: str, ours: OurMessage) -> Message:
         message = Message(
-            message_id=str(uuid4()),
+            message_id=message_id,
             role=Role.ROLE_AGENT if ours.role == "agent" else Role.ROLE_USER,
             context_id=context_id,
             task_id=task_id,
             parts=[_part(part) for part in ours.parts],
         )
         if ours.metadata:
-            ParseDict(ours.metadata, message.metadata)
+            message.metadata.update(ours.metadata)
         if self._extended:
             message.extensions.append(URI)
         return message
 
     def _add(self, message: Message, key: str, value: JsonObject) -> None:
-        ParseDict({key: value}, message.metadata)
+        message.metadata.update({key: value})
 
 
 def _part(part: JsonObject) -> Part:

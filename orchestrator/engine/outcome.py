@@ -65,7 +65,7 @@ async def _told(spec: RunSpec, run: Run, end: Outcome | Exception | Stop) -> Las
         case Completed():
             return await _completed(spec, end)
         case Rejected():
-            return _failure("rejected", end.message, resumable=False, event="rejected",
+            return _failure("agent_error", end.message, resumable=False, event="rejected",
                             next_step="read why, change the task or the cwd, and spawn a new run")  # fmt: skip
         case Cancelled():
             return _cancelled(end.reason or "the agent cancelled the run")
