@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     mcp = commands.add_parser("mcp", help="serve the tools to an MCP client on stdin and stdout")
     mcp.add_argument("--in-process", action="store_true", help="keep the runs in this process (the only way for now)")
-    mcp.add_argument("--scripted", action="store_true", help="also offer the backend 'scripted', an agent without a model")
+    mcp.add_argument(
+        "--scripted", action="store_true", help="also offer the backend 'scripted', an agent without a model"
+    )
     mcp.add_argument("--verbose", action="store_true", help="log what happens to stderr")
     return parser
 

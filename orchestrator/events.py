@@ -17,6 +17,7 @@ from orchestrator.model import (
     Failure,
     InputRequest,
     JsonObject,
+    Message,
     Run,
     Status,
     Usage,
@@ -41,7 +42,7 @@ class Update:
     __slots__ = ()
     type: ClassVar[str] = ""
 
-    def data(self) -> JsonObject:
+    def payload(self) -> JsonObject:
         """The event's data, without absent values."""
         return {name: value for name in _names(type(self)) if (value := getattr(self, name)) is not None}
 
@@ -184,8 +185,8 @@ class Progress(Update):
     detail: str
     usage: Usage | None = None
 
-    def data(self) -> JsonObject:
-        """See `Update.data`."""
+    def payload(self) -> JsonObject:
+        """See `Update.payload`."""
         usage = {"usage": self.usage.to_json()} if self.usage else {}
         return {"status": Status.RUNNING, "detail": self.detail, **usage}
 
@@ -197,8 +198,8 @@ class RemoteRef(Update):
     type: ClassVar[str] = "status_changed"
     ref: JsonObject
 
-    def data(self) -> JsonObject:
-        """See `Update.data`."""
+    def payload(self) -> JsonObject:
+        """See `Update.payload`."""
         return {"status": Status.RUNNING, "remote_ref": self.ref}
 
 
@@ -231,6 +232,14 @@ class AgentProcess(Update):
     pid: int
     pgid: int
     start_time: float
+
+
+def message_added(message: Message, request_id: str | None = None) -> JsonObject:
+    """The data of `message_added`: what was sent to the agent, with the request that it answers."""
+    data: JsonObject = {"role": message.role, "text": message.text}
+    if any(part.get("type") != "text" for part in message.parts):
+        data["parts"] = message.parts
+    return data if request_id is None else {**data, "request_id": request_id}
 
 
 def waiting_status(pending: tuple[InputRequest, ...]) -> Status:
@@ -304,7 +313,9 @@ def _run_completed(run: Run, event: Event) -> JsonObject:
     data = event.data
     result = {key: data[key] for key in ("final_response", "structured_output", "usage") if key in data}
     refs: Mapping[str, Any] = data.get("artifact_refs", {})
-    result |= {f"{pointer[1:]}_ref": {"seq": event.seq, **ref} for pointer, ref in refs.items() if "/" not in pointer[1:]}
+    result |= {
+        f"{pointer[1:]}_ref": {"seq": event.seq, **ref} for pointer, ref in refs.items() if "/" not in pointer[1:]
+    }
     summary = _clip(data.get("final_response") or "") or run.summary
     return {"status": Status.COMPLETED, "result": result, "summary": summary}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 JsonObject = dict[str, Any]
 
@@ -70,6 +70,16 @@ def new_id(prefix: Literal["run", "ses"]) -> str:
 def compact(document: Mapping[str, Any]) -> JsonObject:
     """The same document without its nulls (top level only: below, nulls are somebody's data)."""
     return {key: value for key, value in document.items() if value is not None}
+
+
+def as_object(value: Any) -> JsonObject | None:
+    """The value, if it is a JSON object."""
+    return cast(JsonObject, value) if isinstance(value, dict) else None
+
+
+def as_array(value: Any) -> list[Any] | None:
+    """The value, if it is a JSON array."""
+    return cast(list[Any], value) if isinstance(value, list) else None
 
 
 class Document:

@@ -11,7 +11,6 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from orchestrator.clip import clip, json_chars
 from orchestrator.engine.engine import Engine
@@ -213,7 +212,9 @@ class Queries:
         reader = RunReader(run_dir, log.offset if log else None)
         event = await asyncio.to_thread(reader.event, seq)
         if event is None:
-            raise ArtifactNotFound(f"run {run_dir.run_id} has no event {seq} yet; its last is {await self._last(run_dir)}")
+            raise ArtifactNotFound(
+                f"run {run_dir.run_id} has no event {seq} yet; its last is {await self._last(run_dir)}"
+            )
         size = ARTIFACT_LIMIT if limit is None else limit
         while True:
             page = await asyncio.to_thread(artifacts.read_field, run_dir, event, field_path, offset, size)
@@ -309,5 +310,3 @@ def _size(run_dir: RunDir) -> int:
         return os.stat(run_dir.file("events.jsonl")).st_size  # noqa: PTH116
     except OSError:
         return -1
-
-

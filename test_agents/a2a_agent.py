@@ -11,7 +11,7 @@ import contextlib
 import hmac
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -45,7 +45,7 @@ from backends.remote_a2a.extension import LEGACY_KEY, URI, whole_numbers
 from backends.remote_a2a.updates import ENDED
 from orchestrator import __version__
 from orchestrator.backend import Backend
-from orchestrator.model import JsonObject, Message, Permission, RunSpec, new_id, now
+from orchestrator.model import JsonObject, Message, Permission, RunSpec, as_object, new_id, now
 from test_agents.work import Work
 
 Scope = MutableMapping[str, Any]
@@ -112,8 +112,7 @@ class Executor(AgentExecutor):
         if work is None or work.parked is None:
             await updater.failed(updater.new_agent_message([Part(text="this task is not waiting for anything")]))
             return
-        answer = _about(context).get("answer")
-        decision = answer.get("decision") if isinstance(answer, dict) else None  # pyright: ignore
+        decision = (as_object(_about(context).get("answer")) or {}).get("decision")
         await updater.start_work()
         work.answer(context.get_user_input(), decision if isinstance(decision, str) else None)
         await self._pump(updater.task_id, work, updater)
@@ -146,7 +145,6 @@ class Executor(AgentExecutor):
         about = _about(context)
         permission: Any = about.get("permission")
         known: tuple[Permission, ...] = get_args(Permission)
-        schema: Any = about.get("outputSchema")
         return RunSpec(
             run_id=new_id("run"),
             session_id=new_id("ses"),
@@ -159,7 +157,7 @@ class Executor(AgentExecutor):
             session_mode="resume" if context_id in self._contexts else "new",
             native_session_id=f"a2a-{context_id}",
             permission=permission if permission in known else None,
-            output_schema=schema if isinstance(schema, dict) else None,
+            output_schema=as_object(about.get("outputSchema")),
         )
 
     def _cwd(self, given: Any, context_id: str) -> Path:
@@ -193,8 +191,7 @@ def _about(context: RequestContext) -> JsonObject:
     if context.message is None:
         return {}
     metadata: Any = whole_numbers(MessageToDict(context.message.metadata))
-    about = metadata.get(URI) or metadata.get(LEGACY_KEY)
-    return about if isinstance(about, dict) else {}
+    return as_object(metadata.get(URI)) or as_object(metadata.get(LEGACY_KEY)) or {}
 
 
 class Gate:
@@ -224,7 +221,9 @@ class Gate:
         await self._app(scope, receive, echo)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> JSONResponse | None:
-        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0] or headers.get(b"host", b"").decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0] or headers.get(b"host", b"").decode(
+            "latin-1"
+        )
         if host not in ("127.0.0.1", "localhost", "[::1]", self._settings.host):
             return JSONResponse({"error": "unknown host"}, 421)
         length = headers.get(b"content-length", b"0")
@@ -240,7 +239,9 @@ class Gate:
 def make_card(settings: Settings, base: str, description: str) -> AgentCard:
     """The agent's card. With 0.3, old clients find the fields that they look for as well."""
     version = "0.3" if settings.v03 else "1.0"
-    extension = AgentExtension(uri=URI, description="directory, run ids and the events of a coding agent", required=False)
+    extension = AgentExtension(
+        uri=URI, description="directory, run ids and the events of a coding agent", required=False
+    )
     card = AgentCard(
         name=settings.name,
         description=description,
@@ -248,9 +249,7 @@ def make_card(settings: Settings, base: str, description: str) -> AgentCard:
         supported_interfaces=[
             AgentInterface(url=base + RPC_PATH, protocol_binding="JSONRPC", protocol_version=version)
         ],
-        capabilities=AgentCapabilities(
-            streaming=settings.streaming, push_notifications=False, extensions=[extension]
-        ),
+        capabilities=AgentCapabilities(streaming=settings.streaming, push_notifications=False, extensions=[extension]),
         default_input_modes=["text/plain", "application/json"],
         default_output_modes=["text/plain", "application/json"],
         skills=[AgentSkill(id="code", name="Code", description="Works in a directory", tags=["code"])],
@@ -272,7 +271,7 @@ def make_app(backend: Backend, settings: Settings, base: str) -> Gate:
         routes += create_jsonrpc_routes(handler, path, enable_v0_3_compat=settings.v03)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: Any) -> AsyncIterator[None]:
+    async def lifespan(_app: Any) -> AsyncGenerator[None]:
         try:
             yield
         finally:
@@ -283,7 +282,7 @@ def make_app(backend: Backend, settings: Settings, base: str) -> Gate:
 
 
 @contextlib.asynccontextmanager
-async def serve(backend: Backend, settings: Settings) -> AsyncIterator[str]:
+async def serve(backend: Backend, settings: Settings) -> AsyncGenerator[str]:
     """Serves the agent while the block lasts; yields its base URL. The card names the real port."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -193,7 +193,9 @@ class _Script:
         for start in range(0, max(total, 1), PIECE):
             piece = content(start, min(PIECE, total - start))
             last = start + PIECE >= total
-            chunk = ArtifactChunk(artifact_id=artifact_id, name=name or "artifact", content=piece, append=start > 0, last=last)
+            chunk = ArtifactChunk(
+                artifact_id=artifact_id, name=name or "artifact", content=piece, append=start > 0, last=last
+            )
             await self._ctx.emit(chunk)
 
     async def _do_data(self, rest: str) -> None:
@@ -273,7 +275,6 @@ class _Script:
 
     async def _do_crash(self, _rest: str) -> Outcome:
         raise RuntimeError("the script asked for a crash")
-
 
 
 def _bytes_of(text: str) -> int | None:

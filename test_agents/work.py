@@ -147,7 +147,7 @@ class Work:
                 part = Part(text=update.text) if update.text is not None else data_part(update.data)
                 await updater.add_artifact([part], artifact_id=update.artifact_id, name=update.name, last_chunk=True)
             case _ if self._rich and carried(update):
-                event = self._envelope(update.type, update.data())
+                event = self._envelope(update.type, update.payload())
                 if update.type in DURABLE and len(self._durable) < DURABLE_EVENTS:
                     self._durable.append(event)
                 await updater.update_status(WORKING, metadata={URI: event})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -46,7 +46,9 @@ _PREFERENCE = (("JSONRPC", "1"), ("HTTP+JSON", "1"), ("JSONRPC", "0.3"), ("HTTP+
 class Agent:
     """A connection to one agent. Made by `connect`."""
 
-    def __init__(self, client: Client, card: AgentCard, interface: AgentInterface, guard: Guard, options: Options) -> None:
+    def __init__(
+        self, client: Client, card: AgentCard, interface: AgentInterface, guard: Guard, options: Options
+    ) -> None:
         self._client = client
         self._guard = guard
         self._options = options
@@ -68,16 +70,18 @@ class Agent:
         self._guard.token = token or self._guard.token
         self._guard.headers = {**self._guard.headers, **headers}
 
-    def send(self, message: Message) -> AsyncIterator[StreamResponse]:
+    def send(self, message: Message) -> AsyncGenerator[StreamResponse]:
         """Sends a message and yields what comes back; a single answer where the agent does not stream."""
         request = SendMessageRequest(message=message)
         if self._options.history_length is not None:
             request.configuration.history_length = self._options.history_length
-        return self._client.send_message(request, context=self._context)
+        # declared as an iterator, but an async generator, whose `aclose` ends the request
+        return cast(AsyncGenerator[StreamResponse], self._client.send_message(request, context=self._context))
 
-    def subscribe(self, task_id: str) -> AsyncIterator[StreamResponse]:
+    def subscribe(self, task_id: str) -> AsyncGenerator[StreamResponse]:
         """A task's state and everything that follows."""
-        return self._client.subscribe(SubscribeToTaskRequest(id=task_id), context=self._context)
+        request = SubscribeToTaskRequest(id=task_id)
+        return cast(AsyncGenerator[StreamResponse], self._client.subscribe(request, context=self._context))
 
     async def get_task(self, task_id: str) -> Task:
         """The task as it is now."""
@@ -102,7 +106,7 @@ class Agent:
 
 
 @asynccontextmanager
-async def connect(options: Options, token: str | None) -> AsyncIterator[Agent]:
+async def connect(options: Options, token: str | None) -> AsyncGenerator[Agent]:
     """Fetches the card and opens a client for the best interface on an allowed origin.
 
     Raises:
@@ -124,7 +128,9 @@ async def connect(options: Options, token: str | None) -> AsyncIterator[Agent]:
         try:
             client = ClientFactory(config).create(card)
         except Exception as error:
-            raise BackendError("agent_protocol", f"the agent's card cannot be used: {error}", resumable=False) from error
+            raise BackendError(
+                "agent_protocol", f"the agent's card cannot be used: {error}", resumable=False
+            ) from error
         yield Agent(client, card, interface, guard, options)
 
 
@@ -151,14 +157,19 @@ def _transient(error: BaseException) -> bool:
 
 def _card_error(error: BaseException, options: Options) -> BackendError:
     if isinstance(error, AgentCardResolutionError) and error.status_code in (401, 403):
-        return BackendError("auth_failed", f"the agent's card needs credentials (HTTP {error.status_code})", resumable=False)
+        return BackendError(
+            "auth_failed", f"the agent's card needs credentials (HTTP {error.status_code})", resumable=False
+        )
     cause = error.__cause__ or error
     if isinstance(cause, Refused):
         return BackendError("agent_protocol", f"refused the agent's card: {cause}", resumable=False)
     if isinstance(error, (InvalidArgument, UnicodeDecodeError)) or (
-        isinstance(error, AgentCardResolutionError) and not isinstance(cause, (httpx.TransportError, httpx.HTTPStatusError))
+        isinstance(error, AgentCardResolutionError)
+        and not isinstance(cause, (httpx.TransportError, httpx.HTTPStatusError))
     ):
-        return BackendError("agent_protocol", f"{options.agent_url} serves no agent card: {told(error)}", resumable=False)
+        return BackendError(
+            "agent_protocol", f"{options.agent_url} serves no agent card: {told(error)}", resumable=False
+        )
     return BackendError(
         "backend_unavailable",
         f"no agent answers at {options.agent_url}: {told(error)}",
@@ -185,7 +196,9 @@ def _interface(card: AgentCard, guard: Guard) -> AgentInterface:
                 return interface
     spoken = ", ".join(sorted({f"{i.protocol_binding} {i.protocol_version}" for i in usable})[:5])
     raise BackendError(
-        "agent_protocol", f"the agent speaks {spoken}; this backend speaks JSON-RPC and REST at 1.0 and 0.3", resumable=False
+        "agent_protocol",
+        f"the agent speaks {spoken}; this backend speaks JSON-RPC and REST at 1.0 and 0.3",
+        resumable=False,
     )
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from backends.remote_a2a.options import Options, read_options
 from orchestrator.backend import Ability, RunContext
-from orchestrator.errors import BackendError, InvalidArgument
+from orchestrator.errors import BackendError, InvalidArgument, OrchestratorError
 from orchestrator.events import RemoteRef, SessionBound, Started
-from orchestrator.model import Answer, InputRequest, Outcome, RunSpec
+from orchestrator.model import Answer, Outcome, RunSpec
 
 if TYPE_CHECKING:
     from a2a.types import Message, StreamResponse
@@ -31,6 +31,7 @@ WATCHDOG_S = 60.0
 POLL_S = 2.0
 """Between two looks at a task that cannot be streamed, or that waits for a login elsewhere."""
 CANCEL_S = 5.0
+_FIRST_PAUSE_S = 0.2
 
 
 class RemoteA2A:
@@ -119,58 +120,63 @@ class _Drive:
         """Sends a message and follows the task until it is over or paused; only follows without a message."""
         tracker = self._tracker
         tracker.begin_turn()
-        lost_at: float | None = None
-        pause = 0.2
         delivered = message is None
         stream = self._agent.send(message) if message is not None else None
+        pause = _FIRST_PAUSE_S
         while True:
-            error: BaseException | None = None
-            if stream is not None:
-                heard, error = await self._read(stream)
-                if tracker.ended or tracker.paused:
-                    return
-                if heard:
-                    delivered, lost_at, pause = True, None, 0.2
-                if error is not None and not tracker.task_id:
-                    self._give_up_early(error)
-            # nobody said how it stands: ask
+            heard, error = await self._read(stream) if stream is not None else (False, None)
+            if tracker.ended or tracker.paused:
+                return
+            if error is not None and not tracker.task_id:
+                self._give_up_early(error)
+            await self._patiently(lambda known=delivered or heard, why=error: self._reconcile(message, known, why))
+            if tracker.ended or tracker.paused:
+                return
+            delivered = True
+            pause = _FIRST_PAUSE_S if heard else min(pause * 2, POLL_S)
+            await asyncio.sleep(pause)
+            stream = self._agent.subscribe(tracker.task_id) if self._agent.streaming else None
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Tries until the agent answers, or was silent for too long."""
+        lost_at = self._clock()
+        pause = _FIRST_PAUSE_S
+        while True:
             try:
-                delivered = await self._reconcile(message, delivered, error)
-                lost_at, pause = None, min(pause * 2, POLL_S)
-            except BackendError:
+                return await attempt()
+            except (BackendError, OrchestratorError):
                 raise
             except Exception as unreachable:
-                lost_at = lost_at if lost_at is not None else self._clock()
                 if self._clock() - lost_at > self._options.lost_contact_s:
                     raise self._lost(unreachable) from unreachable
                 logger.info("%s: %s; trying again", self._spec.run_id, unreachable)
-                await asyncio.sleep(pause)
-                pause, stream = min(pause * 2, 5.0), None
-                continue
-            if tracker.ended or tracker.paused:
-                return
-            if stream is None or error is not None or not self._agent.streaming:
-                await asyncio.sleep(pause)
-            stream = self._agent.subscribe(tracker.task_id) if self._agent.streaming else None
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
 
-    async def _read(self, stream: AsyncIterator[StreamResponse]) -> tuple[bool, BaseException | None]:
-        """Takes in a stream until it ends, breaks, falls silent, or settles the turn."""
+    async def _read(self, stream: AsyncGenerator[StreamResponse]) -> tuple[bool, BaseException | None]:
+        """Takes in a stream until it ends, breaks, falls silent, or settles the turn.
+
+        Returns:
+            Whether anything came, and what broke the stream. The SDK does not wrap all that can break one, so any
+            exception of the stream itself counts; what it means is for the task to tell.
+        """
         heard = False
         try:
-            async with asyncio.timeout(WATCHDOG_S) as watchdog, aclosing(stream) as events:  # type: ignore[type-var]
-                async for event in events:
+            async with asyncio.timeout(WATCHDOG_S) as watchdog, aclosing(stream) as events:
+                while True:
+                    try:
+                        event = await anext(events)
+                    except StopAsyncIteration:
+                        return heard, None
+                    except Exception as error:  # noqa: BLE001
+                        return heard, error
                     heard = True
                     await self._take(event)
                     if self._tracker.ended or self._tracker.paused:
-                        break
+                        return heard, None
                     watchdog.reschedule(self._clock() + WATCHDOG_S)
-        except (BackendError, asyncio.CancelledError):
-            raise
-        except Exception as error:  # noqa: BLE001  the SDK does not wrap all; the task itself decides what it means
-            if _from_store(error):
-                raise
-            return heard, error
-        return heard, None
+        except TimeoutError as silence:
+            return heard, silence
 
     async def _take(self, event: StreamResponse) -> None:
         for update in self._tracker.on_event(event, self._clock()):
@@ -195,8 +201,12 @@ class _Drive:
         }
         await self._ctx.emit(RemoteRef(ref=ref))
 
-    async def _reconcile(self, message: Message | None, delivered: bool, error: BaseException | None) -> bool:
-        """Reads the task and tells what was missed. Returns whether the message is known to have arrived."""
+    async def _reconcile(self, message: Message | None, delivered: bool, error: BaseException | None) -> None:
+        """Reads the task and tells what was missed.
+
+        Args:
+            delivered: whether the message is known to have arrived; otherwise the task's history must show it.
+        """
         tracker, agent = self._tracker, self._agent
         if not tracker.task_id:
             found = await agent.find_task(tracker.context_id)
@@ -210,7 +220,6 @@ class _Drive:
         for update in tracker.on_snapshot(task, self._clock()):
             await self._ctx.emit(update)
         await self._remember()
-        return True
 
     def _give_up_early(self, error: BaseException) -> None:
         """Without a task there is nothing to reconcile with when the agent itself said no, or was never reached."""
@@ -296,12 +305,6 @@ class _Drive:
             logger.info("%s: the agent did not confirm the cancellation: %s", self._spec.run_id, error)
 
 
-def _from_store(error: BaseException) -> bool:
-    from orchestrator.errors import OrchestratorError
-
-    return isinstance(error, OrchestratorError)
-
-
 def _is_refusal(error: BaseException) -> bool:
     from backends.remote_a2a.transport import Refused
 
@@ -312,6 +315,3 @@ def _never_sent(error: BaseException) -> bool:
     import httpx
 
     return isinstance(error.__cause__ or error, (httpx.ConnectError, httpx.ConnectTimeout))
-
-
-__all__ = ["InputRequest", "RemoteA2A"]

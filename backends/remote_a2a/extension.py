@@ -24,7 +24,7 @@ from orchestrator.events import (
     ToolStarted,
     Update,
 )
-from orchestrator.model import InputRequest, JsonObject, Usage, now
+from orchestrator.model import InputRequest, JsonObject, Usage, as_array, as_object, now
 
 URI = "urn:orchestrator-mcp:a2a:orchestration:v1"
 """Permanent; a breaking change gets another one."""
@@ -62,13 +62,10 @@ def carried(update: Update) -> bool:
 
 def update_of(received: Any) -> Update | None:
     """The update in an envelope; None for anything unknown or malformed."""
-    if not isinstance(received, dict):
+    data = as_object((as_object(received) or {}).get("data"))
+    if data is None:
         return None
-    data: Any = cast(JsonObject, received).get("data")
-    event_type: Any = cast(JsonObject, received).get("type")
-    if not isinstance(data, dict):
-        return None
-    data = cast(JsonObject, data)
+    event_type: Any = received.get("type")
     if event_type == "status_changed" and isinstance(detail := data.get("detail"), str):
         return Progress(detail=detail[:500])
     cls = _CARRIED.get(event_type) if isinstance(event_type, str) else None
@@ -87,16 +84,15 @@ def update_of(received: Any) -> Update | None:
 
 def request_of(received: Any, fallback: InputRequest) -> InputRequest:
     """The request in an `input_required` or `auth_required` envelope, or the plain one that A2A gave."""
-    data: Any = cast(JsonObject, received).get("data") if isinstance(received, dict) else None
-    request: Any = cast(JsonObject, data).get("request") if isinstance(data, dict) else None
-    if not isinstance(request, dict):
+    data = as_object((as_object(received) or {}).get("data")) or {}
+    request = as_object(data.get("request"))
+    if request is None:
         return fallback
-    request = cast(JsonObject, request)
     fits = (
         request.get("kind") in ("approval", "question", "input", "auth")
         and all(isinstance(request.get(name), str) for name in ("request_id", "text"))
         and all(_fits("list[JsonObject] | None", request.get(name)) for name in ("options", "questions"))
-        and all(isinstance(option.get("id"), str) for option in request.get("options") or [])
+        and all(isinstance((as_object(o) or {}).get("id"), str) for o in as_array(request.get("options")) or ())
         and isinstance(request.get("detail") or {}, dict)
     )
     if not fits:
@@ -107,10 +103,10 @@ def request_of(received: Any, fallback: InputRequest) -> InputRequest:
 
 def usage_of(received: Any) -> Usage | None:
     """The usage that stands beside a completed task."""
-    usage: Any = cast(JsonObject, received).get("usage") if isinstance(received, dict) else None
-    if not isinstance(usage, dict):
+    usage = as_object((as_object(received) or {}).get("usage"))
+    if usage is None:
         return None
-    numbers = {name: value for name, value in cast(JsonObject, usage).items() if _fits("int | None", value) or name == "cost_usd"}
+    numbers = {name: value for name, value in usage.items() if _fits("int | None", value) or name == "cost_usd"}
     with contextlib.suppress(TypeError):
         return Usage.from_json(numbers)
     return None

@@ -25,7 +25,17 @@ from backends.remote_a2a.extension import (
     whole_numbers,
 )
 from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
-from orchestrator.model import Cancelled, Completed, Failed, InputRequest, JsonObject, Outcome, Rejected
+from orchestrator.model import (
+    Cancelled,
+    Completed,
+    Failed,
+    InputRequest,
+    JsonObject,
+    Outcome,
+    Rejected,
+    as_array,
+    as_object,
+)
 
 ENDED = frozenset(
     {
@@ -146,10 +156,15 @@ class Tracker:
     def _status_updates(self, status: TaskStatus) -> Iterator[Update]:
         if self.ended:
             return
-        if status.HasField("message") and status.state not in PAUSED and status.state not in (
-            TaskState.TASK_STATE_FAILED,
-            TaskState.TASK_STATE_REJECTED,
-            TaskState.TASK_STATE_CANCELED,
+        if (
+            status.HasField("message")
+            and status.state not in PAUSED
+            and status.state
+            not in (
+                TaskState.TASK_STATE_FAILED,
+                TaskState.TASK_STATE_REJECTED,
+                TaskState.TASK_STATE_CANCELED,
+            )
         ):
             yield from self._message(status.message)
         elif status.HasField("message"):
@@ -186,7 +201,7 @@ class Tracker:
             yield from self._carried(received)
 
     def _carried(self, received: Any) -> Iterator[Update]:
-        seq: Any = received.get("seq") if isinstance(received, dict) else None  # pyright: ignore
+        seq = (as_object(received) or {}).get("seq")
         if not isinstance(seq, int) or seq in self._seqs:
             return
         self._seqs.add(seq)
@@ -197,7 +212,7 @@ class Tracker:
         if artifact.artifact_id == EVENTS_ARTIFACT:
             for part in artifact.parts:
                 received = whole_numbers(plain(part.data)) if part.HasField("data") else None
-                for item in received if isinstance(received, list) else ():  # pyright: ignore
+                for item in as_array(received) or ():
                     yield from self._carried(item)
             self._artifacts.setdefault(artifact.artifact_id, _Artifact()).parts += len(artifact.parts)
             return
@@ -213,7 +228,11 @@ class Tracker:
             if content is not None and not final:
                 known.streamed = True
                 yield ArtifactChunk(
-                    artifact_id=artifact.artifact_id, content=content, name=known.name, mime=known.mime, append=not fresh
+                    artifact_id=artifact.artifact_id,
+                    content=content,
+                    name=known.name,
+                    mime=known.mime,
+                    append=not fresh,
                 )
                 fresh = False
         if last:
@@ -291,7 +310,9 @@ class Tracker:
                 return Cancelled(reason=words or "the agent cancelled the task")
             case _:
                 usage = usage_of(whole_numbers(self._metadata.get(URI)))
-                return Completed(final_response=self._final_text(words), structured_output=self._structured(), usage=usage)
+                return Completed(
+                    final_response=self._final_text(words), structured_output=self._structured(), usage=usage
+                )
 
     def _final_text(self, words: str) -> str:
         final = self._artifacts.get(FINAL_ARTIFACT)

@@ -45,9 +45,7 @@ class Envelope:
             }
             self._add(message, URI, {key: value for key, value in about.items() if value is not None})
         if self._legacy:
-            self._add(
-                message, LEGACY_KEY, {"cwd": str(spec.cwd), "run_id": spec.run_id, "session_id": spec.session_id}
-            )
+            self._add(message, LEGACY_KEY, {"cwd": str(spec.cwd), "run_id": spec.run_id, "session_id": spec.session_id})
         return message
 
     def answer(self, tracker: Tracker, request: InputRequest, answer: Answer) -> Message:

@@ -13,19 +13,19 @@ from orchestrator.model import ON_APPROVAL, PERMISSIONS, SESSION_MODES, JsonObje
 INSTRUCTIONS = """\
 Runs other coding agents as background runs that you start, follow, answer, steer and cancel.
 
-Loop: spawn_run returns a run_id at once. Then wait_runs(run_ids) until a run is over or needs you (cheap; prefer it), \
-or poll_events(run_id, after_seq) to follow in detail, going on with next_after_seq. A wait that times out is normal: \
-call again. When a run is input_required or auth_required, read `pending` and answer with continue_run: decision \
-approve|deny for an approval, an option id or text for a question. When it is completed, get_run has result.final_response; \
-when it failed, error says why and what to do. continue_run with text on a finished run resumes its session as a new run; \
-on a running one it steers where the agent can.
+Loop: spawn_run returns a run_id at once. Then wait_runs(run_ids) until a run is over or needs you (cheap; prefer \
+it), or poll_events(run_id, after_seq) to follow in detail, going on with next_after_seq. A wait that times out is \
+normal: call again. When a run is input_required or auth_required, read `pending` and answer with continue_run: \
+decision approve|deny for an approval, an option id or text for a question. When it is completed, get_run has \
+result.final_response; when it failed, error says why and what to do. continue_run with text on a finished run \
+resumes its session as a new run; on a running one it steers where the agent can.
 
 Several runs work at the same time: spawn all, then wait_runs(until="all"). Long fields are previews: an event's \
-artifact_refs names what get_event_artifact reads in pages. Pass idempotency_key if you may retry a spawn_run. Runs are \
-found again with list_runs, in any later session; agent_name means the newest run of that agent.
+artifact_refs names what get_event_artifact reads in pages. Pass idempotency_key if you may retry a spawn_run. \
+Runs are found again with list_runs, in any later session; agent_name means the newest run of that agent.
 
-Do not use it for what you can do yourself in a few steps: each run is a whole agent that knows only its prompt and cwd. \
-cancel_run what you no longer need."""
+Do not use it for what you can do yourself in a few steps: each run is a whole agent that knows only its prompt and \
+cwd. cancel_run what you no longer need."""
 
 
 class Tool(NamedTuple):
@@ -64,8 +64,10 @@ _RUN: JsonObject = {
     "agent_name": _s("instead of run_id: the agent's newest run"),
     "cwd": _s("of agent_name; default: yours"),
 }
-_PARTS = "{role: user|agent|system, parts: [{type: text, text} | {type: data, data} | {type: file, uri | bytes_base64, \
-mime_type?, name?}], metadata?}"
+_PARTS = (
+    "{role: user|agent|system, parts: [{type: text, text} | {type: data, data} | "
+    "{type: file, uri | bytes_base64, mime_type?, name?}], metadata?}"
+)
 
 TOOLS: tuple[Tool, ...] = (
     Tool(

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -136,14 +136,14 @@ class Engine:
                     self.home.settle(life.spec.run_id)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, spec: RunSpec) -> AsyncIterator[None]:
+    async def _turn(self, spec: RunSpec) -> AsyncGenerator[None]:
         """Waits until no other run of the session is live, here (in order) or in another process."""
         line = self._lines.setdefault(spec.session_id, _Line())
         line.members += 1
         lock = sessions.SessionLock(Workspace(spec.cwd), spec.session_id)
         try:
             async with line.lock:
-                while not lock.acquire():
+                while not lock.acquire():  # noqa: ASYNC110  another process holds it and cannot call us
                     await asyncio.sleep(_SESSION_POLL_S)
                 try:
                     yield
@@ -190,7 +190,9 @@ class Engine:
         caller: Caller,
     ) -> Run:
         if answering is not None:
-            raise WrongState(f"{run.run_id} is {run.status} and waits for no answer; give only text to resume its session")
+            raise WrongState(
+                f"{run.run_id} is {run.status} and waits for no answer; give only text to resume its session"
+            )
         if message is None:
             raise InvalidArgument(f"{run.run_id} is {run.status}; give text or input_message to resume its session")
         old = await asyncio.to_thread(RunReader(run_dir).spec)

@@ -26,11 +26,12 @@ from orchestrator.events import (
     SessionBound,
     Started,
     Update,
+    message_added,
     waiting_status,
 )
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec, Status
+from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec, Status
 from orchestrator.store import sessions
-from orchestrator.store.log import RunLog
+from orchestrator.store.log import RunLog, uninterrupted
 
 logger = logging.getLogger(__name__)
 
@@ -126,11 +127,11 @@ class Life:
                 await self.log.add_chunk(update)
             case Progress() | RemoteRef():
                 await self._ensure_started()
-                data = {**update.data(), "status": waiting_status(self.log.run.pending)}
+                data = {**update.payload(), "status": waiting_status(self.log.run.pending)}
                 await self.log.append(update.type, data, durable=isinstance(update, RemoteRef))
             case _:
                 await self._ensure_started()
-                await self.log.append(update.type, update.data())
+                await self.log.append(update.type, update.payload())
 
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`."""
@@ -151,7 +152,7 @@ class Life:
         self._started = True
         if update.native_session_id is not None:
             await self._bind_session(update.native_session_id)
-        data = {**update.data(), "cwd": str(self.spec.cwd)}
+        data = {**update.payload(), "cwd": str(self.spec.cwd)}
         await self.log.append(update.type, data, durable=True)
         await self._sent(self.spec.message)
 
@@ -160,10 +161,7 @@ class Life:
             await self._start(Started())
 
     async def _sent(self, message: Message) -> None:
-        data: JsonObject = {"role": message.role, "text": message.text}
-        if any(part.get("type") != "text" for part in message.parts):
-            data["parts"] = message.parts
-        await self.log.append("message_added", data)
+        await self.log.append("message_added", message_added(message))
 
     async def _bind_session(self, native_session_id: str) -> None:
         spec = self.spec
@@ -174,7 +172,7 @@ class Life:
             native_session_id=native_session_id,
         )
         try:
-            await asyncio.to_thread(sessions.save, self.log.dir.workspace, bound, durable=True)
+            await uninterrupted(asyncio.to_thread(sessions.save, self.log.dir.workspace, bound, durable=True))
         except OSError as error:
             raise StoreError(f"cannot write the session of {spec.run_id}: {error.strerror}") from error
         self._bound = True
@@ -246,7 +244,7 @@ class Life:
             try:
                 await self.log.end(last.type, last.data, durable=last.durable)
             except StoreError as error:
-                logger.error("cannot write the end of %s, trying again: %s", self.spec.run_id, error)  # noqa: TRY400
+                logger.error("cannot write the end of %s, trying again: %s", self.spec.run_id, error)
                 if self._stop.done() and self._stop.result().why == "shutdown":
                     return
                 # a smaller end has better chances, and the reason is now the disk
@@ -291,4 +289,3 @@ class ActiveClock:
             self._timer.cancel()
             self._timer = None
             self._left -= time.monotonic() - self._since
-

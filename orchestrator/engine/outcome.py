@@ -53,7 +53,7 @@ async def last_event(spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *
     """
     last = await _told(spec, run, end)
     if last.type == "run_failed" and not bound and last.data["resumable"]:
-        data = {**last.data, "resumable": False}
+        data: JsonObject = {**last.data, "resumable": False}
         if _RESUME in data["next_step"]:
             data["next_step"] = "the agent's session was not opened yet; spawn the run again"
         last = last._replace(data=data)
@@ -97,8 +97,8 @@ def _stopped(spec: RunSpec, run: Run, stop: Stop) -> LastEvent:
 
 
 def _cancelled(reason: str | None) -> LastEvent:
-    reason = {"reason": reason} if reason else {}
-    return LastEvent("status_changed", {"status": Status.CANCELLED, **reason})
+    why = {"reason": reason} if reason else {}
+    return LastEvent("status_changed", {"status": Status.CANCELLED, **why})
 
 
 def _failure(

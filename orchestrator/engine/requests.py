@@ -9,11 +9,11 @@ import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.errors import BackendError
-from orchestrator.errors import AlreadyAnswered, Conflict, InvalidArgument, WrongState, nearest
-from orchestrator.events import WAITING_EVENTS, waiting_status
+from orchestrator.errors import AlreadyAnswered, BackendError, Conflict, InvalidArgument, WrongState, nearest
+from orchestrator.events import WAITING_EVENTS, message_added, waiting_status
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution
 from orchestrator.store.log import RunLog
+from orchestrator.store.masking import secrets_of
 
 INPUT_TIMEOUT_S = 24 * 3600.0
 
@@ -123,13 +123,11 @@ class Requests:
         if entry is None or entry.claimed:
             raise AlreadyAnswered(f"request {request.request_id!r} was resolved before; nothing was changed")
         entry.claimed = True
+        self._log.hide(secrets_of(answer.backend_config, {}))
         outcome: Resolution = "denied" if answer.decision == "deny" else "answered"
         try:
             if answer.message:
-                said = {"role": answer.message.role, "text": answer.message.text, "request_id": request.request_id}
-                if any(part.get("type") != "text" for part in answer.message.parts):
-                    said["parts"] = answer.message.parts
-                await self._log.append("message_added", said)
+                await self._log.append("message_added", message_added(answer.message, request.request_id))
             await self._close(entry, outcome, answer.decision)
         except BaseException:
             entry.claimed = request.request_id not in self._open

@@ -16,7 +16,7 @@ import orjson
 from orchestrator.backend import Backend
 from orchestrator.engine.outcome import schema_fault
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
-from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, new_id, now
+from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, as_object, new_id, now
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 
@@ -130,7 +130,9 @@ def limits_of(given: JsonObject) -> JsonObject:
 def _session(cwd: Path, mode: SessionMode, session_id: str | None, backend: Backend) -> sessions.Session | None:
     if mode == "new":
         if session_id is not None:
-            raise InvalidArgument("session_id goes with session_mode 'resume' or 'fork'; leave it out for a new session")
+            raise InvalidArgument(
+                "session_id goes with session_mode 'resume' or 'fork'; leave it out for a new session"
+            )
         return None
     if session_id is None:
         raise InvalidArgument(f"session_mode {mode!r} needs the session_id; get_run names it for each run")
@@ -165,15 +167,16 @@ def _structured(given: JsonObject) -> Message:
     return Message(role=role, parts=cast(list[JsonObject], parts), metadata=cast("JsonObject | None", metadata))
 
 
-def _check_part(place: str, part: Any) -> None:
-    kind = cast(JsonObject, part).get("type") if isinstance(part, dict) else None
+def _check_part(place: str, given: Any) -> None:
+    part = as_object(given) or {}
+    kind = part.get("type")
     if kind not in _PARTS:
         raise InvalidArgument(f"{place} must be an object with type text, data or file")
     needed, allowed = _PARTS[kind]
-    keys = set(cast(JsonObject, part)) - {"type"}
+    keys = set(part) - {"type"}
     if not needed <= keys or keys - needed - allowed:
         raise InvalidArgument(f"{place} of type {kind} takes {', '.join(sorted(needed | allowed))}")
-    texts = {key: value for key, value in cast(JsonObject, part).items() if key != "data"}
+    texts = {key: value for key, value in part.items() if key != "data"}
     if wrong := [key for key, value in texts.items() if not isinstance(value, str)]:
         raise InvalidArgument(f"{place}.{wrong[0]} must be a string")
     if kind == "file" and ("uri" in part) == ("bytes_base64" in part):
@@ -192,5 +195,7 @@ def _is_base64(text: str) -> bool:
 
 def _metadata(metadata: JsonObject | None) -> JsonObject | None:
     if metadata and len(orjson.dumps(metadata)) > METADATA_BYTES:
-        raise LimitExceeded(f"metadata is over {METADATA_BYTES:,} bytes; it is for labels, put material into the prompt")
+        raise LimitExceeded(
+            f"metadata is over {METADATA_BYTES:,} bytes; it is for labels, put material into the prompt"
+        )
     return metadata or None

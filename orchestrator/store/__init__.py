@@ -1,1 +1,1 @@
-"""Plain files under `<cwd>/.orchestrator/`: the only place where runs live. Knows the model, nothing of engines or agents."""
+"""Plain files under `<cwd>/.orchestrator/`: the only place where runs live. Knows no engine and no agent."""

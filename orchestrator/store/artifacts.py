@@ -237,14 +237,18 @@ def read_field(run: RunDir, event: Event, pointer: str, offset: int, limit: int)
         value = resolve(orjson.loads(_read(run, ref, 0, ref.total_bytes)), pointer[len(holder) :], pointer)
     else:
         value = resolve(event.data, pointer, pointer)
-    mime, content = ("text/plain", value.encode()) if isinstance(value, str) else ("application/json", orjson.dumps(value))
+    mime, content = (
+        ("text/plain", value.encode()) if isinstance(value, str) else ("application/json", orjson.dumps(value))
+    )
     return _page(mime, "utf-8", len(content), lambda start, size: content[start : start + size], offset, limit)
 
 
 def resolve(value: Any, pointer: str, shown: str) -> Any:
     """What a JSON Pointer points at. `shown` is the pointer that the caller gave, for the message."""
     if pointer and not pointer.startswith("/"):
-        raise InvalidArgument(f"{shown[:200]!r} is no JSON Pointer; it starts with '/', as in '/output' or '/changes/0/diff'")
+        raise InvalidArgument(
+            f"{shown[:200]!r} is no JSON Pointer; it starts with '/', as in '/output' or '/changes/0/diff'"
+        )
     for token in pointer.split("/")[1:]:
         key = token.replace("~1", "/").replace("~0", "~")
         try:

@@ -28,7 +28,9 @@ RUN_ID = re.compile(r"run_[0-9a-z]{1,22}")
 SESSION_ID = re.compile(r"ses_[0-9a-z]{1,22}")
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "afpfs", "9p", "fuse.sshfs", "webdav"})
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "afpfs", "9p", "fuse.sshfs", "webdav"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class Workspace:
             replace_file(str(self.root / ".gitignore"), b"*\n")
             replace_file(str(self.root / "VERSION"), f"{FORMAT}\n".encode())
         except OSError as error:
-            raise StoreError(f"cannot write {self.root}: {error.strerror}; choose a cwd that you can write to") from error
+            raise StoreError(
+                f"cannot write {self.root}: {error.strerror}; choose a cwd that you can write to"
+            ) from error
 
     def check_version(self) -> None:
         """Refuses a store in a format that this code does not know. A missing store is none of its business."""

@@ -14,9 +14,9 @@ import fcntl
 import logging
 import os
 import resource
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import orjson
 
@@ -37,6 +37,8 @@ SNAPSHOT_EVERY = 4096
 """Events after which `run.json` is replaced at the latest, so that the tail behind it stays short."""
 RESERVE_BYTES = 8192
 """Kept free on the disk, and below a limit on the file size, for a run's last event."""
+_BREATH = 64
+"""Events after which an agent that never pauses lets the others run."""
 ARTIFACT_CAP = 256 * 2**20
 
 
@@ -98,6 +100,11 @@ class RunLog:
             raise
         return log
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Masks these values too from now on; credentials may come while a run is live."""
+        if secrets := frozenset(secrets):
+            self._mask = self._mask.plus(secrets)
+
     async def append(self, event_type: str, data: JsonObject, *, durable: bool = False) -> Event:
         """Adds an event and publishes it. Once begun it is finished, even when the caller is cancelled.
 
@@ -115,8 +122,10 @@ class RunLog:
                 if not self._snapshot_due(run):
                     self._write(line)
                     self._publish(run, len(line))
+                    if event.seq % _BREATH == 0:
+                        await asyncio.sleep(0)
                     return event
-        return await _uninterrupted(self._append(event_type, data, durable))
+        return await uninterrupted(self._append(event_type, data, durable))
 
     async def _append(self, event_type: str, data: JsonObject, durable: bool) -> Event:
         async with self._writing:
@@ -126,7 +135,7 @@ class RunLog:
 
     async def add_chunk(self, chunk: ArtifactChunk) -> None:
         """Takes a piece of an artifact; with the last one the event `artifact_added` is written."""
-        await _uninterrupted(self._add_chunk(chunk))
+        await uninterrupted(self._add_chunk(chunk))
 
     async def _add_chunk(self, chunk: ArtifactChunk) -> None:
         async with self._writing:
@@ -147,7 +156,7 @@ class RunLog:
     async def end_artifacts(self) -> None:
         """Writes the events of artifacts that were begun and never completed: the task is over."""
         while self._spools:
-            await _uninterrupted(self._end_next_spool())
+            await uninterrupted(self._end_next_spool())
 
     async def _end_next_spool(self) -> None:
         async with self._writing:
@@ -180,7 +189,7 @@ class RunLog:
         Raises:
             StoreError: even so it could not be written; the run is not over.
         """
-        await _uninterrupted(self._end(event_type, data, durable))
+        await uninterrupted(self._end(event_type, data, durable))
 
     async def _end(self, event_type: str, data: JsonObject, durable: bool) -> None:
         async with self._writing:
@@ -337,9 +346,9 @@ def _replaced(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, dict):
-        return {_replaced(str(key)): _replaced(item) for key, item in value.items()}  # pyright: ignore
+        return {_replaced(str(key)): _replaced(item) for key, item in cast(JsonObject, value).items()}
     if isinstance(value, (list, tuple)):
-        return [_replaced(item) for item in value]  # pyright: ignore
+        return [_replaced(item) for item in cast(list[Any], value)]
     if isinstance(value, int) and not isinstance(value, bool):
         return value if -(2**63) <= value < 2**64 else str(value)
     return value if value is None or isinstance(value, (bool, float)) else str(value)
@@ -357,7 +366,7 @@ def _checked_io(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise StoreError(f"cannot write {error.filename or 'the store'}: {error.strerror}") from error
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Awaits the work to its end, whatever happens to the caller; a cancellation is passed on afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

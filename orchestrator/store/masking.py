@@ -98,7 +98,8 @@ class Mask:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        longest_first = sorted({s for s in secrets if s}, key=lambda s: (-len(s), s))
+        self._secrets = frozenset(secrets)
+        longest_first = sorted({s for s in self._secrets if s}, key=lambda s: (-len(s), s))
         self._plain = [secret.encode() for secret in longest_first]
         # JSON escapes character by character, so a secret inside a string stands in the line in this form
         self._escaped = [orjson.dumps(secret)[1:-1] for secret in longest_first]
@@ -107,6 +108,10 @@ class Mask:
 
     def __bool__(self) -> bool:
         return bool(self._plain)
+
+    def plus(self, secrets: Iterable[str]) -> Mask:
+        """A mask for these secrets as well."""
+        return Mask(self._secrets.union(secrets))
 
     def touches(self, line: bytes) -> bool:
         """Whether this serialised JSON may hold a secret in one of its strings. Cheap; never falsely False."""

@@ -94,7 +94,7 @@ class RunReader:
                 offset = line.end
             return State(run, offset)
 
-    def lines(self, after_seq: int) -> Generator[Line, None, None]:
+    def lines(self, after_seq: int) -> Generator[Line]:
         """The events behind `after_seq`, oldest first, unparsed. Closes the log when the iterator is closed."""
         with self._open() as (descriptor, end):
             yield from _lines(descriptor, _find(descriptor, after_seq + 1, end), end, after_seq + 1)
@@ -129,7 +129,7 @@ class RunReader:
         return events, seen, False
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[int, int]]:
+    def _open(self) -> Generator[tuple[int, int]]:
         """The log and where it ends for this reader: behind the last whole line, never behind the bound."""
         try:
             descriptor = os.open(self.dir.file("events.jsonl"), os.O_RDONLY | os.O_CLOEXEC)

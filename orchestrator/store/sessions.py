@@ -87,14 +87,12 @@ def newest_run(workspace: Workspace, agent_name: str) -> str:
         runs = workspace.session(session_id).with_suffix(".runs").read_text(encoding="ascii")
         return runs.split()[-1]
     names = os.listdir(workspace.root / "names") if workspace.root.is_dir() else []  # noqa: PTH208
-    raise AgentNotFound(
-        f"no agent {agent_name!r} in {workspace.cwd}{nearest(agent_name, names) or '; call list_runs'}"
-    )
+    raise AgentNotFound(f"no agent {agent_name!r} in {workspace.cwd}{nearest(agent_name, names) or '; call list_runs'}")
 
 
 def reserve_name(workspace: Workspace, wanted: str | None, session_id: str) -> str:
     """Takes a name for a new agent: the wanted one, or with a random ending if that is taken. Takes constant time."""
-    stem = wanted or f"{random.choice(_FIRST)}-{random.choice(_SECOND)}"  # noqa: S311
+    stem = wanted or f"{random.choice(_FIRST)}-{random.choice(_SECOND)}"
     name = stem
     for _ in range(100):
         if write_new(str(workspace.name(name)), session_id.encode(), exist_ok=True):
