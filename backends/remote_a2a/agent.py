@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -106,13 +107,13 @@ class Agent:
 
 
 @asynccontextmanager
-async def connect(options: Options, token: str | None) -> AsyncGenerator[Agent]:
+async def connect(options: Options, token: str | None, tls: ssl.SSLContext) -> AsyncGenerator[Agent]:
     """Fetches the card and opens a client for the best interface on an allowed origin.
 
     Raises:
         BackendError: the agent cannot be reached, its card cannot be used, or it refuses the credentials.
     """
-    guard = Guard(options, token)
+    guard = Guard(options, token, tls)
     timeout = httpx.Timeout(options.connect_timeout_s, read=options.read_timeout_s)
     async with httpx.AsyncClient(transport=guard, trust_env=False, follow_redirects=False, timeout=timeout) as http:
         card = await _card(http, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -40,29 +41,34 @@ class RemoteA2A:
     name = "remote_a2a"
     abilities: frozenset[Ability] = frozenset({"resume", "permission"})
 
+    def __init__(self) -> None:
+        self._tls: ssl.SSLContext | None = None
+
     def check(self, spec: RunSpec) -> None:
         """See `Backend.check`."""
         read_options(spec.backend_config)
 
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """See `Backend.run`."""
-        agent, wire, updates = await asyncio.to_thread(_load)
+        agent, wire, updates, self._tls = await asyncio.to_thread(_load, self._tls)
         options = read_options(spec.backend_config)
         try:
             token = options.token(ctx.env)
         except InvalidArgument as error:
             raise BackendError("auth_failed", str(error), resumable=False) from error
-        async with agent.connect(options, token) as connection:
+        async with agent.connect(options, token, self._tls) as connection:
             tracker = updates.Tracker(spec.native_session_id or spec.session_id)
             envelope = wire.Envelope(spec, options, connection.knows_extension)
             return await _Drive(spec, ctx, options, connection, tracker, envelope).run()
 
 
-def _load() -> Any:
-    """Imports what needs the A2A SDK, which takes about a second; called in a thread."""
+def _load(tls: ssl.SSLContext | None) -> Any:
+    """Imports what needs the A2A SDK, which takes about a second, and reads the certificates; called in a thread."""
+    import httpx
+
     from backends.remote_a2a import agent, updates, wire
 
-    return agent, wire, updates
+    return agent, wire, updates, tls or httpx.create_ssl_context(trust_env=False)
 
 
 class _Drive:

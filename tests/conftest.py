@@ -1,0 +1,56 @@
+"""What all tests share: no environment of the developer's, a home of their own, and ways to wait for a condition."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from backends import BACKENDS, SCRIPTED, Backends
+from orchestrator.doors.tools import Tools
+from orchestrator.engine.engine import Caller, Engine
+from orchestrator.store.layout import Home
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Takes the developer's own settings away and gives each test a home of its own."""
+    for name in list(os.environ):
+        if name.startswith(("ORCHESTRATOR_", "CLAUDE", "CODEX", "ANTHROPIC", "OPENAI")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path_factory.mktemp("home")))
+    yield
+
+
+@pytest.fixture
+def home() -> Home:
+    """The home of this test."""
+    return Home.default()
+
+
+@pytest.fixture
+def cwd(tmp_path: Path) -> Path:
+    """A directory for runs to work in."""
+    path = tmp_path / "project"
+    path.mkdir()
+    return path
+
+
+@asynccontextmanager
+async def open_tools(cwd: Path, **env: str) -> AsyncGenerator[Tools]:
+    """An engine with all backends, the scripted one too, and its tools for one caller."""
+    async with Engine(Home.default(), Backends({**BACKENDS, **SCRIPTED}).load) as engine:
+        yield Tools(engine, Caller(cwd=cwd, env=env))
+
+
+async def wait_until(condition: Callable[[], bool], description: str, within_s: float = 10.0) -> None:
+    """Waits for a condition that nothing can signal."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"waited {within_s} s in vain for: {description}")
