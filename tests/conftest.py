@@ -15,6 +15,12 @@ from orchestrator.engine.engine import Caller, Engine
 from orchestrator.store.layout import Home
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """The only event loop that we run on."""
+    return "asyncio"
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Takes the developer's own settings away and gives each test a home of its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -200,7 +201,7 @@ def replace_file(path: str, content: bytes, *, durable: bool = False) -> None:
     Args:
         durable: fsync before the rename, and the directory after it.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{secrets.token_hex(6)}.tmp"  # threads and processes may replace the same file
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
