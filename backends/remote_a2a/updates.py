@@ -220,6 +220,8 @@ class Tracker:
         if known is None or not append:
             known = self._artifacts[artifact.artifact_id] = _Artifact(name=artifact.name or None)
         fresh = not known.parts
+        if fresh:
+            self._told_at = clock
         known.parts += len(artifact.parts)
         final = artifact.artifact_id == FINAL_ARTIFACT
         for part in artifact.parts:
@@ -237,7 +239,7 @@ class Tracker:
                 fresh = False
         if last:
             yield from self._complete(artifact.artifact_id, known, final)
-        elif known.bytes > FALLBACK_BYTES and clock - self._told_at >= PROGRESS_S:
+        elif clock - self._told_at >= PROGRESS_S:
             self._told_at = clock
             yield Progress(detail=f"receiving {known.name or artifact.artifact_id}: {known.bytes:,} bytes")
 
