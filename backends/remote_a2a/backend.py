@@ -103,16 +103,13 @@ class _Drive:
             permission_enforced=None if agent.knows_extension else False,
         )
         await self._ctx.emit(started)
-        message = self._envelope.first(self._tracker.context_id)
+        message: Message | None = self._envelope.first(self._tracker.context_id)
         try:
             while True:
                 await self._turn(message)
                 if self._tracker.ended:
                     break
-                answered = await self._ask()
-                if answered is None:
-                    continue
-                message = answered
+                message = await self._ask()
             for update in self._tracker.finish():
                 await self._ctx.emit(update)
             return self._tracker.outcome()

@@ -23,7 +23,9 @@ class Server:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self._last_id = 0
-        self.request("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "t", "version": "0"})
+        self.request(
+            "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "t", "version": "0"}
+        )
         self.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
     def write(self, message: JsonObject) -> None:
