@@ -48,7 +48,7 @@ def heading(text: str) -> None:
     print("\n" + paint("1;36", f"── {text} ") + paint("36", "─" * max(0, 76 - len(text))), flush=True)
 
 
-def show(event: dict[str, Any]) -> None:
+def show(event: dict[str, Any]) -> None:  # noqa: C901  one case per type of event
     """One event, one line or a few."""
     data = event["data"]
     match event["type"]:

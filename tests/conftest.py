@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from backends import BACKENDS, SCRIPTED, Backends
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
@@ -22,13 +23,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Takes the developer's own settings away and gives each test a home of its own."""
     for name in list(os.environ):
         if name.startswith(("ORCHESTRATOR_", "CLAUDE", "CODEX", "ANTHROPIC", "OPENAI")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("ORCHESTRATOR_HOME", str(tmp_path_factory.mktemp("home")))
-    yield
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def wait_until(condition: Callable[[], bool], description: str, within_s: 
     """Waits for a condition that nothing can signal."""
     try:
         async with asyncio.timeout(within_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  other processes change it
                 await asyncio.sleep(0.01)
     except TimeoutError:
         pytest.fail(f"waited {within_s} s in vain for: {description}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from orchestrator.doors.tools import Tools
 from orchestrator.model import JsonObject
 from test_agents.a2a_agent import Settings, serve
 from test_agents.scripted import Scripted
-
 from tests.conftest import open_tools
 
 

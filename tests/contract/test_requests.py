@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
-from orchestrator.errors import AlreadyAnswered, Conflict, InvalidArgument, SessionNotFound, Unsupported, WrongState
 
+from orchestrator.errors import AlreadyAnswered, Conflict, InvalidArgument, SessionNotFound, Unsupported, WrongState
 from tests.contract.conftest import Subject
 
 
@@ -128,7 +129,7 @@ async def test_runs_of_one_session_come_one_after_the_other_in_order(subject: Su
     runs = [await subject.spawn("sleep 0.1", f"say {number}", **resume) for number in range(4)]
     await subject.call("wait_runs", run_ids=runs, until="all")
     spans = [await subject.call("get_run", run_id=run_id) for run_id in runs]
-    for earlier, later in zip(spans, spans[1:], strict=False):
+    for earlier, later in pairwise(spans):
         assert earlier["completed_at"] <= later["started_at"]
 
 

@@ -6,8 +6,8 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from orchestrator.errors import Conflict, OrchestratorError
 
+from orchestrator.errors import Conflict, OrchestratorError
 from tests.contract.conftest import Subject
 
 

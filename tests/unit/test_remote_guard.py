@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import InvalidArgument
-
 from tests.conftest import open_tools
 from tests.fake_agent import FakeAgent, Reply, fake_agent, said, task
 from tests.unit.test_remote_streams import run
@@ -67,11 +67,8 @@ async def test_many_events_below_the_cap_are_no_flood(tools: Tools, agent: FakeA
     async def send(reply: Reply) -> None:
         await reply.begin_stream()
         for number in range(30):
-            message = {
-                "jsonrpc": "2.0",
-                "id": 1,
-                "result": {"task": task("WORKING", metadata={"pad": "x" * 10_000, "n": number})},
-            }
+            state = task("WORKING", metadata={"pad": "x" * 10_000, "n": number})
+            message = {"jsonrpc": "2.0", "id": 1, "result": {"task": state}}
             await reply.raw(b"data: " + json.dumps(message).encode() + b"\r\n")
             await reply.raw(b"\r\n")
         await reply.event({"message": said("hi", "m1")})

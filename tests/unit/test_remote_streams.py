@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from orchestrator.doors.tools import Tools
 from orchestrator.model import JsonObject
-
 from tests.conftest import open_tools
 from tests.fake_agent import TASK, FakeAgent, Reply, chunk, fake_agent, said, task, update
 
@@ -56,9 +56,8 @@ async def test_a_clean_end_of_the_stream_is_not_taken_for_completion(tools: Tool
         await reply.result(task("WORKING", history=[said("half", "m1")]))
 
     async def subscribe(reply: Reply) -> None:
-        await reply.stream(
-            {"task": task("WORKING", history=[said("half", "m1")])}, update("COMPLETED", said("whole", "m2"))
-        )
+        snapshot = {"task": task("WORKING", history=[said("half", "m1")])}
+        await reply.stream(snapshot, update("COMPLETED", said("whole", "m2")))
 
     agent.on |= {"SendStreamingMessage": send, "GetTask": get, "SubscribeToTask": subscribe}
     result = await run(tools, agent, cwd)
