@@ -27,6 +27,8 @@ RESULT_CHARS = 9_500
 REQUEST_CHARS = 2_000
 FINAL_CHARS = 8_000
 ARTIFACT_LIMIT = 6_144
+_GATHER_S = 0.004
+"""Events seldom come alone: what follows the first one this soon is told in the same answer."""
 _FILE_POLL_S = 0.05
 """How often a run that another process owns is looked at while somebody waits for it."""
 
@@ -153,6 +155,7 @@ class Queries:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._wait(run_dir, lambda run, seen=seen: run.last_seq > seen or run.terminal)
+                    await asyncio.sleep(_GATHER_S)
         documents, fit = _fit(events, max_chars)
         if fit < len(events):
             seen, more = events[fit - 1].seq, True

@@ -121,7 +121,7 @@ class _Script:
 
     def _id(self, kind: str) -> str:
         self._count += 1
-        return f"{self._spec.run_id}-{kind}-{self._count}"
+        return f"{kind}-{self._earlier + 1}-{self._count}"
 
     async def _do_say(self, rest: str) -> None:
         await self._say(_sized(rest))
@@ -141,7 +141,7 @@ class _Script:
         await self._ctx.emit(CommandStarted(command_id=name, command=command, cwd=cwd))
         status = "completed" if exit_code == 0 else "failed"
         finished = CommandFinished(
-            command_id=name, command=command, cwd=cwd, output=output, exit_code=exit_code, status=status
+            command_id=name, command=command, output=output, exit_code=exit_code, status=status
         )
         await self._ctx.emit(finished)
 
