@@ -31,6 +31,7 @@ WATCHDOG_S = 60.0
 """Silence after which the task is asked how it is, whatever the stream looks like."""
 POLL_S = 2.0
 """Between two looks at a task that cannot be streamed, or that waits for a login elsewhere."""
+FIRST_EVENT_S = 3.0
 CANCEL_S = 5.0
 _FIRST_PAUSE_S = 0.2
 
@@ -168,7 +169,7 @@ class _Drive:
             async with asyncio.timeout(WATCHDOG_S) as watchdog, aclosing(stream) as events:
                 while True:
                     try:
-                        event = await anext(events)
+                        event = await self._next(events)
                     except StopAsyncIteration:
                         return heard, None
                     except Exception as error:  # noqa: BLE001
@@ -180,6 +181,23 @@ class _Drive:
                     watchdog.reschedule(self._clock() + WATCHDOG_S)
         except TimeoutError as silence:
             return heard, silence
+
+    async def _next(self, events: AsyncGenerator[StreamResponse]) -> StreamResponse:
+        """The next event. The one that names the task is awaited even when the run is being cancelled, for a bounded
+        time: a task whose id nobody learned could not be cancelled, and would go on at the agent."""
+        if self._tracker.task_id:
+            return await anext(events)
+        first = asyncio.ensure_future(anext(events))
+        try:
+            return await asyncio.shield(first)
+        except asyncio.CancelledError:
+            await asyncio.wait({first}, timeout=FIRST_EVENT_S)
+            if not first.done():
+                first.cancel()
+                await asyncio.wait({first})
+            elif not first.cancelled() and first.exception() is None:
+                list(self._tracker.on_event(first.result(), self._clock()))
+            raise
 
     async def _take(self, event: StreamResponse) -> None:
         for update in self._tracker.on_event(event, self._clock()):
