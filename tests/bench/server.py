@@ -46,6 +46,7 @@ class _Client:
 def starting() -> Iterator[Figure]:
     """From the start of the process to the answer to `initialize`, and the tool list."""
     samples: list[float] = []
+    listed: Any = None
     with tempfile.TemporaryDirectory() as home:
         for _ in range(5):
             started = time.perf_counter()
@@ -53,7 +54,7 @@ def starting() -> Iterator[Figure]:
                 client = _Client(process)
                 samples.append(time.perf_counter() - started)
                 listed = client.request("tools/list")
-    seen = [[tool["name"], tool["description"], tool["inputSchema"]] for tool in listed["tools"]]
+    seen: list[Any] = [[tool["name"], tool["description"], tool["inputSchema"]] for tool in listed["tools"]]
     yield millis("process start to initialize", samples, note="mostly the import of the MCP SDK")
     yield Figure(name="tools/list", unit="B", samples=[len(orjson.dumps(listed))], goal=10_000)
     yield Figure(name="tools/list as a model sees it", unit="B", samples=[len(orjson.dumps(seen))], goal=6_000)
