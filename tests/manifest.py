@@ -1,0 +1,127 @@
+"""What is required of Orchestrator, and which tests show it.
+
+Each behaviour has a stable id, the source of the rule and the tests that prove it, as patterns over
+`folder/file::test` without `tests/`, `test_` and `.py`. `tests/unit/test_manifest.py` checks both directions: no
+behaviour without a test, no test without a behaviour. Add the behaviour first, then its test.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Behaviour(NamedTuple):
+    """One required behaviour."""
+
+    id: str
+    source: str
+    text: str
+    tests: tuple[str, ...]
+
+
+_STORE, _ENGINE, _REMOTE = "docs/design/store.md", "docs/design/engine.md", "docs/design/remote-a2a.md"
+_DOOR, _README, _EXTENSION = "docs/design/mcp-door.md", "README.md", "docs/design/a2a-extension.md"
+
+BEHAVIOURS: tuple[Behaviour, ...] = (
+    # ---- runs and their states
+    Behaviour("run/lifecycle", _README, "A run goes from spawn to exactly one end and says how.", (
+        "contract/runs::a_run_goes_*", "contract/runs::each_other_end_*", "unit/events::a_run_begins_*",
+        "unit/events::every_ending_*", "unit/events::the_counters_*", "fundamentals/01_a_run::*")),
+    Behaviour("run/names", _README, "Runs, sessions and agents have names that hold across processes.", (
+        "contract/runs::spawn_answers_*", "unit/sessions::*name*", "unit/sessions::*agent*", "unit/layout::ids_*")),
+    Behaviour("run/told", _README, "What an agent does is told as it does it, once, in numbered events.", (
+        "contract/runs::what_the_agent_*", "contract/runs::events_are_*", "contract/runs::a_message_*",
+        "unit/events::progress_*", "unit/events::what_was_said_*", "unit/events::a_summary_*",
+        "fundamentals/02_events::*")),
+    Behaviour("run/limits", _ENGINE, "limits.timeout_s counts work, not waiting.", (
+        "contract/runs::the_run_ends_*", "contract/runs::waiting_*")),
+    Behaviour("run/cancel", _README, "cancel_run ends a run once its agent is gone, and harms none that is over.", (
+        "contract/runs::cancel_*", "contract/runs::a_finished_run_can_be_*", "contract/requests::cancel_*",
+        "unit/remote_streams::cancel_*")),
+    Behaviour("run/bulkhead", _ENGINE, "A defect or a flood in one run leaves the others alone.", (
+        "contract/runs::a_defect_*", "contract/runs::many_runs_*", "unit/remote_guard::a_local_defect_*")),
+    Behaviour("run/schema", _README, "Structured output is checked against the caller's schema.", (
+        "contract/runs::structured_*",)),
+    Behaviour("run/usage", _README, "Usage is told the same way for every backend.", ("contract/runs::usage_*",)),
+    Behaviour("run/permission", _README, "A permission reaches the agent, or the run says that it cannot.", (
+        "contract/runs::read_only_*", "unit/remote_guard::read_only_*")),
+    Behaviour("run/idempotency", _STORE, "One key with the same arguments is one run, in all processes.", (
+        "contract/runs::the_same_idempotency_*", "unit/sessions::*key*", "system/clients::a_key_*")),
+    Behaviour("run/listing", _README, "Runs are found again, newest first, at or below a directory, in pages.", (
+        "contract/runs::the_callers_*", "contract/runs::pages_*", "unit/layout::*index*", "unit/layout::runs_are_*")),
+    Behaviour("run/nothing-left", _ENGINE, "After the work no task, descriptor, process, file or entry is left.", (
+        "contract/leaks::*",)),
+    # ---- requests and sessions
+    Behaviour("request/answer", _ENGINE, "A request waits for its caller and is answered once.", (
+        "contract/requests::a_question_waits_*", "contract/requests::one_request_*", "contract/requests::a_login_*",
+        "contract/requests::a_request_that_*", "unit/events::a_run_waits_*", "unit/events::a_request_*",
+        "unit/events::a_login_*", "fundamentals/03_answers::*")),
+    Behaviour("request/approval", _ENGINE, "Nothing is approved but by an explicit decision or policy.", (
+        "contract/requests::an_approval_is_*", "contract/requests::words_*", "contract/requests::on_approval_*")),
+    Behaviour("request/expiry", _README, "An approval that nobody gives is denied; a question ends the run.", (
+        "contract/requests::an_approval_that_*", "contract/requests::a_question_that_*")),
+    Behaviour("session/resume", _README, "A finished run is resumed in its session, never silently begun afresh.", (
+        "contract/requests::a_finished_*", "contract/requests::sessions_are_*", "contract/requests::a_session_*",
+        "unit/sessions::*session*")),
+    Behaviour("session/order", _ENGINE, "Runs of one session come one after the other, first come first served.", (
+        "contract/requests::runs_of_one_*",)),
+    Behaviour("session/steer", _README, "A running agent is steered, or the call says that it cannot be.", (
+        "contract/requests::talking_*",)),
+    # ---- the store
+    Behaviour("store/numbers", _STORE, "Events are numbered 1, 2, 3 without gaps by one writer.", (
+        "unit/log::the_numbers_*", "unit/log::an_append_*", "unit/log::what_append_*",
+        "unit/takeover::only_the_process_*", "unit/takeover::of_many_*", "unit/takeover::a_log_*",
+        "unit/takeover::a_takeover_*")),
+    Behaviour("store/one-end", _STORE, "Exactly one terminal event ends a log.", (
+        "unit/log::nothing_follows_*", "unit/log::of_many_endings_*", "unit/takeover::a_run_that_is_over_*")),
+    Behaviour("store/whole-lines", _STORE, "A reader never sees half a line; the next owner cuts a torn one off.", (
+        "unit/takeover::a_reader_*", "unit/takeover::the_next_owner_*", "unit/log::a_line_*",
+        "unit/reader::in_the_owners_*")),
+    Behaviour("store/fold", _STORE, "The state is the fold of the log; run.json is a cache of it.", (
+        "unit/events::a_fold_*", "unit/reader::*", "unit/log::*snapshot*", "unit/damage::*snapshot*",
+        "unit/events::a_final_*", "unit/log::the_result_*", "unit/log::who_waits_*")),
+    Behaviour("store/damage", _STORE, "Damaged files are told as store_error and hide nothing else.", (
+        "unit/damage::*", "unit/artifacts::a_damaged_*", "unit/sessions::a_damaged_*", "unit/layout::a_damaged_*",
+        "unit/layout::a_file_that_is_no_*", "unit/takeover::a_damaged_*", "unit/bad_input::a_damaged_*")),
+    Behaviour("store/oversize", _STORE, "Long fields are previews; the whole is stored once and readable in pages.", (
+        "unit/artifacts::*", "contract/runs::an_artifact_*")),
+    Behaviour("store/streamed", _STORE, "An artifact that comes in pieces is stored once, as its pieces joined.", (
+        "unit/spool::*", "unit/takeover::pieces_*")),
+    Behaviour("store/any-value", _STORE, "No value that an agent sends breaks its log.", (
+        "unit/log::half_a_*", "unit/log::a_value_*")),
+    Behaviour("store/disk-full", _STORE, "A full disk ends the run truly, in the room kept for that.", (
+        "unit/disk_full::*", "unit/log::a_line_that_could_*")),
+    Behaviour("store/private", _STORE, "Directories are 0700, files 0600, and no name leaves its directory.", (
+        "unit/layout::*",)),
+    Behaviour("store/version", _STORE, "A store of an unknown format is refused and left alone.", (
+        "unit/layout::a_store_of_*", "unit/bad_input::a_store_of_*")),
+    Behaviour("store/all-or-nothing", _STORE, "A returned id is readable; a refused call leaves nothing.", (
+        "unit/sessions::a_run_*", "contract/runs::a_refused_spawn_*")),
+    Behaviour("store/secrets", _README, "Credentials never reach the disk, also across the borders of pieces.", (
+        "unit/masking::*", "unit/sessions::credentials_*", "unit/remote_streams::a_new_credential_*")),
+    # ---- the doors
+    Behaviour("door/refusal", _DOOR, "A wrong call is refused with a code and a sentence that helps.", (
+        "unit/bad_input::*", "unit/errors::*", "system/server::an_error_*")),
+    Behaviour("door/small", _DOOR, "Tool list and results are small; what was cut is named.", (
+        "system/server::the_tool_list_*", "unit/clip::*", "system/clients::the_inspectors_strict_*")),
+    Behaviour("door/process", _DOOR, "The server serves its client and ends truly on EOF and on every signal.", (
+        "system/server::every_way_*", "system/server::a_flood_*", "system/server::the_command_*", "system/junk::*")),
+    Behaviour("door/owner", _README, "A run of another process can be read, not commanded, and is never left a lie.", (
+        "system/server::another_*", "system/server::a_killed_*", "system/clients::only_the_server_*",
+        "system/clients::the_inspector_reads_*")),
+    Behaviour("door/foreign-clients", _README, "Clients of others drive a whole run in both protocol eras.", (
+        "system/clients::*",)),
+    Behaviour("door/any-input", _DOOR, "No input crashes, hangs or makes a lie.", ("unit/fuzz::*",)),
+    # ---- remote agents
+    Behaviour("remote/truth", _REMOTE, "The task is the truth: streams may break, end and repeat.", (
+        "unit/remote_streams::*",)),
+    Behaviour("remote/guard", _REMOTE, "Requests stay on allowed origins, credentials on one, sizes below caps.", (
+        "unit/remote_guard::*",)),
+    Behaviour("remote/extension", _EXTENSION, "A directory is told only to cards that know the extension.", (
+        "unit/remote_guard::the_directory_*",)),
+    # ---- the house
+    Behaviour("house/direction", "CONTRIBUTING.md", "Rooms import in one direction; names are plain.", (
+        "unit/house::*",)),
+    Behaviour("house/manifest", "CONTRIBUTING.md", "No behaviour without a test, no test without one.", (
+        "unit/manifest::*",)),
+)  # fmt: skip
