@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
+
 from orchestrator import __version__
 from orchestrator.model import JsonObject
-
 from tests.system.conftest import agent, server
 
 pytestmark = pytest.mark.system
