@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     level = logging.DEBUG if options.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if sys.stdin.isatty():
+        sys.stderr.write("serving MCP on stdin and stdout; this is for MCP clients to start (end it with Ctrl-C)\n")
     asyncio.run(_serve(scripted=options.scripted))
     return 0
 

@@ -52,17 +52,24 @@ def _shorter(value: Any, excess: int) -> Any:
     if isinstance(value, str):
         keep = max(_SHORTEST, min(len(value) * 9 // 10, len(value) - excess) - 20)
         return value[:keep].rstrip("…") + "…"
+    if isinstance(value, dict):
+        return dict(list(cast(JsonObject, value).items())[: len(cast(JsonObject, value)) * 3 // 4])
     items = cast(list[Any], value)
     return items[: len(items) * 3 // 4]
 
 
 def _longest(document: Any) -> tuple[Any, Any, str] | None:
-    """Where the longest string that can be cut is, otherwise the longest array; None if nothing is left to cut."""
-    best: tuple[int, tuple[Any, Any, str]] | None = None
+    """Where the longest string that can be cut is, otherwise the longest array, at last the object with most keys.
+
+    None if nothing is left to cut.
+    """
+    best: tuple[float, tuple[Any, Any, str]] | None = None
     for holder, key, pointer in _leaves(document, ""):
         value = holder[key]
         if isinstance(value, str):
             weight = json_chars(value) if len(value) > _SHORTEST + 1 else 0
+        elif isinstance(value, dict):
+            weight = 1 - 1 / (1 + len(cast(JsonObject, value)))  # less than any array has
         else:
             weight = min(json_chars(value), 400)  # strings first: an array goes only when no long string is left
         if weight and (best is None or weight > best[0]):
@@ -78,7 +85,7 @@ def _leaves(value: Any, pointer: str) -> Iterator[tuple[Any, Any, str]]:
         items = enumerate(cast(list[Any], value))
     for key, item in items:
         place = f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}"
-        if isinstance(item, str) or (isinstance(item, list) and item):
+        if isinstance(item, str) or (isinstance(item, (dict, list)) and item):
             yield value, key, place
         if isinstance(item, (dict, list)):
             yield from _leaves(item, place)

@@ -90,7 +90,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("store/any-value", _STORE, "No value that an agent sends breaks its log.", (
         "unit/log::half_a_*", "unit/log::a_value_*")),
     Behaviour("store/disk-full", _STORE, "A full disk ends the run truly, in the room kept for that.", (
-        "unit/disk_full::*", "unit/log::a_line_that_could_*")),
+        "unit/disk_full::*", "unit/log::a_line_that_could_*", "system/disk::*")),
     Behaviour("store/private", _STORE, "Directories are 0700, files 0600, and no name leaves its directory.", (
         "unit/layout::*",)),
     Behaviour("store/version", _STORE, "A store of an unknown format is refused and left alone.", (

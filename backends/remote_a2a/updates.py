@@ -86,7 +86,7 @@ class Tracker:
         self._artifacts: dict[str, _Artifact] = {}
         self._last_message = ""
         self._pauses = 0
-        self._told_at = float("-inf")
+        self._told_at = self._progress_at = float("-inf")
 
     @property
     def ended(self) -> bool:
@@ -123,7 +123,7 @@ class Tracker:
             case "status_update":
                 update = event.status_update
                 self._bind(update.task_id, update.context_id)
-                yield from self._metadata_updates(update.metadata)
+                yield from self._metadata_updates(update.metadata, clock)
                 yield from self._status_updates(update.status)
             case "artifact_update":
                 update = event.artifact_update
@@ -192,20 +192,25 @@ class Tracker:
         others = [json_part(part) for part in message.parts if not part.HasField("text")]
         yield AgentMessage(text=text, parts=others or None, message_id=message.message_id or None)
 
-    def _metadata_updates(self, metadata: Any) -> Iterator[Update]:
+    def _metadata_updates(self, metadata: Any, clock: float) -> Iterator[Update]:
         if URI not in metadata:
             return
         received = whole_numbers(plain(metadata)[URI])
         if isinstance(received, dict):
             self._metadata[URI] = received
-            yield from self._carried(received)
+            yield from self._carried(received, clock)
 
-    def _carried(self, received: Any) -> Iterator[Update]:
+    def _carried(self, received: Any, clock: float) -> Iterator[Update]:
         seq = (as_object(received) or {}).get("seq")
         if not isinstance(seq, int) or seq in self._seqs:
             return
         self._seqs.add(seq)
-        if update := update_of(received):
+        update = update_of(received)
+        if isinstance(update, Progress):
+            if clock - self._progress_at < PROGRESS_S:
+                return
+            self._progress_at = clock
+        if update is not None:
             yield update
 
     def _chunk(self, artifact: Artifact, append: bool, last: bool, clock: float) -> Iterator[Update]:
@@ -213,7 +218,7 @@ class Tracker:
             for part in artifact.parts:
                 received = whole_numbers(plain(part.data)) if part.HasField("data") else None
                 for item in as_array(received) or ():
-                    yield from self._carried(item)
+                    yield from self._carried(item, clock)
             self._artifacts.setdefault(artifact.artifact_id, _Artifact()).parts += len(artifact.parts)
             return
         known = self._artifacts.get(artifact.artifact_id)

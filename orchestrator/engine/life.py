@@ -71,6 +71,7 @@ class Life:
         self._turn = turn
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._started = False
         self._bound = spec.session_mode != "new"
         self._steering: asyncio.Queue[Message] = asyncio.Queue(STEERING_LIMIT)
@@ -82,6 +83,8 @@ class Life:
 
     def stop(self, stop: Stop) -> None:
         """Asks the run to end; the first one to ask decides how."""
+        if stop.why == "shutdown":
+            self._leaving.set()
         if not self._stop.done():
             self._stop.set_result(stop)
 
@@ -245,11 +248,13 @@ class Life:
                 await self.log.end(last.type, last.data, durable=last.durable)
             except StoreError as error:
                 logger.error("cannot write the end of %s, trying again: %s", self.spec.run_id, error)
-                if self._stop.done() and self._stop.result().why == "shutdown":
+                if self._leaving.is_set():
                     return
                 # a smaller end has better chances, and the reason is now the disk
                 last = await self._last_event(error)
-                await asyncio.wait({self._stop}, timeout=pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._leaving.wait()
                 pause = min(pause * 2, 5.0)
             else:
                 return

@@ -2,7 +2,7 @@
 
 `plan` is pure: it turns an event's data into data that fits and the pieces to store. `write` puts the pieces into
 `artifacts/<seq>-<type>/`, and `read_field` gives any field of any event back in pages, whether it was stored or not.
-Pieces of a streamed artifact go through a `Spool`, which becomes such a directory when the artifact is complete.
+What a `Spool` stored of an artifact that came in pieces is read in the same way.
 
 Chunk files hold exactly CHUNK_BYTES each, but for the last: byte offset // CHUNK_BYTES is the file to open, and
 `cat` over them gives the whole.
@@ -11,7 +11,6 @@ Chunk files hold exactly CHUNK_BYTES each, but for the last: byte offset // CHUN
 from __future__ import annotations
 
 import base64
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -25,13 +24,12 @@ import orjson
 from orchestrator.errors import ArtifactNotFound, InvalidArgument, StoreError
 from orchestrator.events import Event
 from orchestrator.model import Document, JsonObject
-from orchestrator.store.layout import RunDir, write_new
-from orchestrator.store.masking import Mask
+from orchestrator.store.layout import RunDir, make_directory, write_new
 
 CHUNK_BYTES = 64 * 1024
 LEAF_BYTES = 2_000
 LARGE_LEAF_BYTES = 8_000
-PREVIEW_BYTES = 600
+PREVIEW_BYTES = 240
 """What stays in the event of a leaf that is stored, but for large leaves, which keep as much as they may hold."""
 LINE_BYTES = 16 * 1024
 _TRIMMED_BYTES = 2_000
@@ -51,6 +49,11 @@ class Ref(Document):
     total_bytes: int
     chunk_count: int
     truncated: bool = False
+
+    @property
+    def container(self) -> bool:
+        """Whether it is an array or object that we stored as JSON; a text may be JSON too, and stays a text."""
+        return self.relpath.endswith(".json")
 
 
 class Stored(NamedTuple):
@@ -102,116 +105,37 @@ def write(run: RunDir, seq: int, event_type: str, stored: dict[str, Stored]) -> 
     folder = run.artifact_dir(seq, event_type)
     if folder.exists():  # left by an owner that died between this and the line
         shutil.rmtree(folder)
-    folder.mkdir(mode=0o700, parents=True)
+    make_directory(folder)
     refs: JsonObject = {}
     used: set[str] = set()
     for pointer, (stem, mime, content) in stored.items():
-        name = stem if stem not in used else f"{stem}-{len(used)}"
-        used.add(name)
+        name = stem
+        while name.lower() in used:  # lower: some file systems do not tell them apart
+            name += "_"
+        used.add(name.lower())
         suffix = ".json" if mime == "application/json" else ".txt"
         count = max(1, -(-len(content) // CHUNK_BYTES))
         for index in range(count):
             chunk = content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
-            write_new(str(folder / _chunk_name(name, index, suffix)), chunk)
+            write_new(str(folder / chunk_name(name, index, suffix)), chunk)
         refs[pointer] = Ref(
             field_path=pointer,
-            relpath=str((folder / _chunk_name(name, 0, suffix)).relative_to(run.path)),
+            relpath=str((folder / chunk_name(name, 0, suffix)).relative_to(run.path)),
             mime=mime,
             encoding="utf-8",
             total_bytes=len(content),
             chunk_count=count,
         ).to_json()
-    _write_manifest(folder, seq, event_type, refs)
+    write_manifest(folder, seq, event_type, refs)
     return refs
-
-
-class Spool:
-    """An artifact that arrives in pieces: masked across their borders, on disk from the first full chunk on.
-
-    Not for two tasks at once. Every method may block on the disk.
-    """
-
-    def __init__(self, run: RunDir, number: int, mask: Mask, cap: int, *, binary: bool) -> None:
-        self._run, self._cap, self.binary = run, cap, binary
-        self._suffix = ".bin" if binary else ".txt"
-        self._folder = run.path / "artifacts" / f".incoming-{os.getpid()}-{number}"
-        self._mask = mask.stream()
-        self._buffer = bytearray()
-        self._count = 0
-        self._total = 0
-        self.truncated = False
-
-    def feed(self, content: bytes) -> None:
-        """Takes one more piece. What goes over the cap is dropped, and `truncated` says so."""
-        self._take(self._mask.feed(content))
-
-    def _take(self, content: bytes) -> None:
-        room = self._cap - self._total
-        if len(content) > room:
-            content, self.truncated = content[:room], True
-        self._total += len(content)
-        self._buffer += content
-        while len(self._buffer) >= CHUNK_BYTES:
-            self._flush(CHUNK_BYTES)
-
-    def _flush(self, size: int) -> None:
-        if not self._count:
-            self._folder.mkdir(mode=0o700, parents=True)
-        write_new(str(self._folder / _chunk_name("content", self._count, self._suffix)), bytes(self._buffer[:size]))
-        del self._buffer[:size]
-        self._count += 1
-
-    def end(self) -> bytes | None:
-        """The whole if it is small and on no disk yet, otherwise None: then `settle` gives the directory its place."""
-        self._take(self._mask.end())
-        if not self._count and not self.binary and len(self._buffer) <= LEAF_BYTES:
-            return bytes(self._buffer)
-        if self._buffer or not self._count:
-            self._flush(len(self._buffer))
-        return None
-
-    def settle(self, seq: int, field_path: str, mime: str) -> JsonObject:
-        """Moves the chunks to the directory of their event. Returns the event's `artifact_refs`."""
-        folder = self._run.artifact_dir(seq, "artifact_added")
-        if folder.exists():
-            shutil.rmtree(folder)
-        self._folder.rename(folder)
-        ref = Ref(
-            field_path=field_path,
-            relpath=str((folder / _chunk_name("content", 0, self._suffix)).relative_to(self._run.path)),
-            mime=mime,
-            encoding="base64" if self.binary else "utf-8",
-            total_bytes=self._total,
-            chunk_count=self._count,
-            truncated=self.truncated,
-        )
-        refs = {field_path: ref.to_json()}
-        _write_manifest(folder, seq, "artifact_added", refs)
-        return refs
-
-    @property
-    def total_bytes(self) -> int:
-        """The size so far, masked."""
-        return self._total
-
-    def edges(self) -> str:
-        """A preview of a stored text: head and tail."""
-        head = (self._folder / _chunk_name("content", 0, self._suffix)).read_bytes()
-        tail = (self._folder / _chunk_name("content", self._count - 1, self._suffix)).read_bytes()
-        return preview(head + tail if self._count > 1 else head, PREVIEW_BYTES, self._total)
-
-    def discard(self) -> None:
-        """Forgets the artifact."""
-        self._buffer.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def preview(content: bytes, limit: int, total: int | None = None) -> str:
     """Head and tail of a UTF-8 text with a note between them, in at most `limit` bytes."""
     total = len(content) if total is None else total
-    note = f"\n… {total:,} bytes in all; read the whole with get_event_artifact …\n"
-    room = limit - len(note.encode())
-    head, tail = content[: room * 2 // 3], content[-(room // 3) :]
+    note = f"\n… {total:,} bytes …\n"
+    room = (limit - len(note.encode())) // 2
+    head, tail = content[:room], content[-room:]
     return head.decode(errors="ignore") + note + tail.decode(errors="ignore")
 
 
@@ -227,20 +151,53 @@ def read_field(run: RunDir, event: Event, pointer: str, offset: int, limit: int)
         InvalidArgument: the pointer is malformed, or the offset lies past the end.
         ArtifactNotFound: the event has no such field.
     """
-    refs = cast(JsonObject, event.data.get("artifact_refs", {}))
-    if pointer in refs:
-        ref = Ref.from_json(refs[pointer])
+    refs = _refs(event)
+    if ref := refs.get(pointer):
         return _page(ref.mime, ref.encoding, ref.total_bytes, partial(_read, run, ref), offset, limit)
-    holder = max((p for p in refs if pointer.startswith(p + "/")), key=len, default=None)
+    holder = max((p for p in refs if pointer.startswith(p + "/") and refs[p].container), key=len, default=None)
     if holder is not None:
-        ref = Ref.from_json(refs[holder])
-        value = resolve(orjson.loads(_read(run, ref, 0, ref.total_bytes)), pointer[len(holder) :], pointer)
+        value = resolve(_whole(run, refs[holder]), pointer[len(holder) :], pointer)
     else:
         value = resolve(event.data, pointer, pointer)
+        value = _completed(run, refs, pointer, value)
     mime, content = (
         ("text/plain", value.encode()) if isinstance(value, str) else ("application/json", orjson.dumps(value))
     )
     return _page(mime, "utf-8", len(content), lambda start, size: content[start : start + size], offset, limit)
+
+
+def _refs(event: Event) -> dict[str, Ref]:
+    try:
+        documents = cast(JsonObject, event.data.get("artifact_refs", {})).items()
+        refs = {pointer: Ref.from_json(document) for pointer, document in documents}
+        if all(isinstance(ref.total_bytes, int) and isinstance(ref.relpath, str) for ref in refs.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return refs
+    except (TypeError, AttributeError):
+        pass
+    raise StoreError(f"event {event.seq} of the log is damaged: its artifact_refs are none")
+
+
+def _whole(run: RunDir, ref: Ref) -> Any:
+    content = _read(run, ref, 0, ref.total_bytes)
+    if not ref.container:
+        return content.decode(errors="replace")
+    try:
+        return orjson.loads(content)
+    except ValueError as error:
+        raise StoreError(f"{run.path / ref.relpath} is damaged: {error}") from error
+
+
+def _completed(run: RunDir, refs: dict[str, Ref], pointer: str, value: Any) -> Any:
+    """A container with the fields below it that are stored apart, which it holds as previews, put back whole."""
+    below = [p for p, ref in refs.items() if p.startswith(pointer + "/") and ref.encoding == "utf-8"]
+    if not below:
+        return value
+    value = orjson.loads(orjson.dumps(value))
+    for place in below:
+        parent, _, token = place[len(pointer) :].rpartition("/")
+        holder = resolve(value, parent, place)
+        holder[int(token) if isinstance(holder, list) else _unescape(token)] = _whole(run, refs[place])
+    return value
 
 
 def resolve(value: Any, pointer: str, shown: str) -> Any:
@@ -250,7 +207,7 @@ def resolve(value: Any, pointer: str, shown: str) -> Any:
             f"{shown[:200]!r} is no JSON Pointer; it starts with '/', as in '/output' or '/changes/0/diff'"
         )
     for token in pointer.split("/")[1:]:
-        key = token.replace("~1", "/").replace("~0", "~")
+        key = _unescape(token)
         try:
             value = cast(list[Any], value)[_index(key)] if isinstance(value, list) else cast(JsonObject, value)[key]
         except (KeyError, IndexError, ValueError, TypeError):
@@ -298,7 +255,7 @@ def _read(run: RunDir, ref: Ref, offset: int, limit: int) -> bytes:
     try:
         while offset < end:
             index, start = divmod(offset, CHUNK_BYTES)
-            with (run.path / _chunk_name(stem, index, suffix)).open("rb") as file:
+            with (run.path / chunk_name(stem, index, suffix)).open("rb") as file:
                 file.seek(start)
                 piece = file.read(min(end - offset, CHUNK_BYTES - start))
             if not piece:
@@ -310,11 +267,13 @@ def _read(run: RunDir, ref: Ref, offset: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _chunk_name(stem: str, index: int, suffix: str = ".txt") -> str:
+def chunk_name(stem: str, index: int, suffix: str = ".txt") -> str:
+    """The name of one chunk file."""
     return f"{stem}.{index + 1:04d}{suffix}"
 
 
-def _write_manifest(folder: Path, seq: int, event_type: str, refs: JsonObject) -> None:
+def write_manifest(folder: Path, seq: int, event_type: str, refs: JsonObject) -> None:
+    """Writes what a directory of chunk files holds."""
     manifest = {"seq": seq, "type": event_type, "chunk_bytes": CHUNK_BYTES, "fields": refs}
     write_new(str(folder / "manifest.json"), orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
 
@@ -375,12 +334,16 @@ def _first_items(value: Any, room: int) -> Any:
 
 
 def _size(data: JsonObject, stored: dict[str, Stored]) -> int:
-    # a reference takes about 200 bytes and its pointer twice
-    return len(orjson.dumps(data)) + sum(220 + 3 * len(pointer) for pointer in stored) + 120
+    # a reference takes about 300 bytes and its pointer twice
+    return len(orjson.dumps(data)) + sum(300 + 2 * len(orjson.dumps(pointer)) for pointer in stored) + 120
 
 
 def _escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
+
+
+def _unescape(token: str) -> str:
+    return token.replace("~1", "/").replace("~0", "~")
 
 
 def _stem(pointer: str) -> str:

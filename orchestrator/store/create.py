@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import orjson
 
-from orchestrator.errors import Conflict, StoreError
+from orchestrator.errors import Conflict, InvalidArgument, StoreError
 from orchestrator.model import JsonObject, RunSpec
 from orchestrator.store import sessions
 from orchestrator.store.layout import Home, RunDir, Workspace, sync_directory
 from orchestrator.store.log import RunLog
 from orchestrator.store.masking import Mask, without_credentials
+from orchestrator.store.serial import serialisable, well_formed
 
 
 class Created(NamedTuple):
@@ -38,11 +39,14 @@ def create_run(home: Home, spec: RunSpec, mask: Mask, *, nickname: str | None, i
 
     Raises:
         Conflict: the key was used with other arguments.
+        InvalidArgument: the name of the directory is no Unicode, so that no JSON could hold it.
         StoreError, StoreVersion: the workspace cannot be used.
     """
     workspace = Workspace(spec.cwd)
+    if well_formed(str(spec.cwd)) != str(spec.cwd):
+        raise InvalidArgument(f"the name of {str(spec.cwd)!r} is not UTF-8; choose a cwd whose name is")
     document = {**spec.to_json(), "backend_config": without_credentials(spec.backend_config)}
-    document = mask.value(document)
+    document = {**mask.value(serialisable(document)), **{key: str(getattr(spec, key)) for key in _NAMES}}
     entry = {"run_id": spec.run_id, "fingerprint": _fingerprint(document, nickname)}
     digest = sessions.key_digest(idempotency_key) if idempotency_key else None
     workspace.open()
@@ -80,7 +84,7 @@ def _write(
         session = sessions.Session(session_id=spec.session_id, agent_name=name, backend=spec.backend)
         sessions.save(workspace, session, durable=False)
     undo(shutil.rmtree, run_dir.path, ignore_errors=True)
-    log = RunLog.create(run_dir, spec, document, mask)
+    log = RunLog.create(run_dir, document, mask)
     undo(log.close)
     undo(_forget, home, spec.run_id)
     home.add(run_dir, live=True)
@@ -102,6 +106,8 @@ def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:
     return workspace.run(known["run_id"])
 
 
+_NAMES = ("run_id", "session_id", "agent_name", "backend", "cwd")
+"""What is never masked: by these the run, its session and its place are found again."""
 _MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id")
 
 

@@ -148,7 +148,7 @@ class Home:
         """Enters a run into the index."""
         content = os.fsencode(run.path)
         for folder in (self.runs, self.live) if live else (self.runs,):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(folder)
             write_new(str(folder / run.run_id), content, exist_ok=True)
 
     def settle(self, run_id: str) -> None:
@@ -180,6 +180,13 @@ def checked(value: str, pattern: re.Pattern[str], what: str) -> str:
     return value
 
 
+def make_directory(path: Path) -> None:
+    """Makes a directory, and what is missing above it, for the user alone: `mkdir(parents=True)` opens the parents."""
+    if not path.parent.is_dir():
+        make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_new(path: str, content: bytes, *, exist_ok: bool = False) -> bool:
     """Creates a file that must not exist yet. Returns False, and changes nothing, where it does and may."""
     try:
@@ -190,6 +197,9 @@ def write_new(path: str, content: bytes, *, exist_ok: bool = False) -> bool:
         raise
     try:
         write_all(descriptor, content)
+    except OSError:
+        os.unlink(path)  # noqa: PTH108  a file that exists means something, even an empty one
+        raise
     finally:
         os.close(descriptor)
     return True

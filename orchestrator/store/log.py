@@ -14,9 +14,9 @@ import fcntl
 import logging
 import os
 import resource
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import orjson
 
@@ -27,6 +27,8 @@ from orchestrator.process import ProcessId
 from orchestrator.store import artifacts, reader
 from orchestrator.store.layout import RunDir, read_json, replace_file, write_all
 from orchestrator.store.masking import Mask
+from orchestrator.store.serial import serialisable
+from orchestrator.store.spool import Spool, discard_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +59,25 @@ class RunLog:
         self._ceiling = _file_size_limit() - RESERVE_BYTES
         self._snapshot = run
         self._writing = asyncio.Lock()
-        self._spools: dict[str, tuple[artifacts.Spool, ArtifactChunk]] = {}
+        self._spools: dict[str, tuple[Spool, ArtifactChunk]] = {}
         self._spool_count = 0
         self._waiters: list[tuple[Callable[[Run], bool], asyncio.Future[None]]] = []
         self._epoch = 1
         self._agent: JsonObject | None = None
 
     @classmethod
-    def create(cls, run_dir: RunDir, spec: RunSpec, document: JsonObject, mask: Mask) -> RunLog:
+    def create(cls, run_dir: RunDir, document: JsonObject, mask: Mask) -> RunLog:
         """Makes a run's directory, with `spec.json` durable, and owns it. Blocks on the disk.
 
         Args:
             document: the spec as it is written, without credentials.
         """
         run_dir.path.mkdir(mode=0o700)
-        lock = _lock(run_dir)
-        replace_file(run_dir.file("spec.json"), orjson.dumps(document, option=orjson.OPT_INDENT_2), durable=True)
-        replace_file(run_dir.file("reserve"), bytes(RESERVE_BYTES))
-        log = cls(run_dir, mask, Run.queued(spec), 0, lock)
-        log.write_owner()
+        with _locked(run_dir) as lock:
+            replace_file(run_dir.file("spec.json"), orjson.dumps(document, option=orjson.OPT_INDENT_2), durable=True)
+            replace_file(run_dir.file("reserve"), bytes(RESERVE_BYTES))
+            log = cls(run_dir, mask, Run.queued(RunSpec.from_json(document)), 0, lock)
+            log.write_owner()
         return log
 
     @classmethod
@@ -85,19 +87,15 @@ class RunLog:
         Raises:
             Conflict: another process holds the run.
         """
-        lock = _lock(run_dir)
-        try:
+        with _locked(run_dir) as lock:
             state = reader.RunReader(run_dir).state()
             if not state.run.terminal:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(run_dir.file("result.json"))  # noqa: PTH108  written before a last event that never was
+            discard_unfinished(run_dir)
             log = cls(run_dir, mask, state.run, state.offset, lock)
-            owner = read_json(run_dir.file("owner.json")) or {}
-            log._epoch = int(owner.get("epoch", 0)) + 1
+            log._epoch = _epoch(run_dir) + 1
             log.write_owner()
-        except BaseException:
-            os.close(lock)
-            raise
         return log
 
     def hide(self, secrets: Iterable[str]) -> None:
@@ -116,8 +114,11 @@ class RunLog:
         """
         if not durable and not self._writing.locked():
             event = self._next(event_type, data)
-            line = _line(event)
-            if len(line) <= artifacts.LEAF_BYTES and not self._mask.touches(line):
+            try:
+                line = _line(event)
+            except orjson.JSONEncodeError:
+                line = b""  # the long way makes it fit for JSON
+            if 0 < len(line) <= artifacts.LEAF_BYTES and not self._mask.touches(line):
                 run = fold(self.run, event)
                 if not self._snapshot_due(run):
                     self._write(line)
@@ -145,11 +146,15 @@ class RunLog:
             if key not in self._spools:
                 self._spool_count += 1
                 binary = isinstance(chunk.content, bytes)
-                spool = artifacts.Spool(self.dir, self._spool_count, self._mask, ARTIFACT_CAP, binary=binary)
+                spool = Spool(self.dir, self._spool_count, self._mask, ARTIFACT_CAP, binary=binary)
                 self._spools[key] = (spool, replace(chunk, content=b""))
             spool, first = self._spools[key]
-            content = chunk.content.encode() if isinstance(chunk.content, str) else chunk.content
-            await asyncio.to_thread(_checked_io, spool.feed, content)
+            content = chunk.content.encode(errors="replace") if isinstance(chunk.content, str) else chunk.content
+            try:
+                await asyncio.to_thread(_checked_io, spool.feed, content)
+            except StoreError:
+                self._spools.pop(key)[0].discard()
+                raise
             if chunk.last:
                 await self._end_spool(key, spool, first)
 
@@ -163,15 +168,20 @@ class RunLog:
             for key, (spool, first) in list(self._spools.items())[:1]:
                 await self._end_spool(key, spool, first)
 
-    async def _end_spool(self, key: str, spool: artifacts.Spool, first: ArtifactChunk) -> None:
+    async def _end_spool(self, key: str, spool: Spool, first: ArtifactChunk) -> None:
         del self._spools[key]
         data: JsonObject = {"artifact_id": key}
         data |= {name: value for name in ("name", "mime") if (value := getattr(first, name)) is not None}
-        event, run, size = await asyncio.to_thread(_checked_io, self._record_spool, spool, data)
+        data = serialisable(data)
+        try:
+            event, run, size = await asyncio.to_thread(_checked_io, self._record_spool, spool, data)
+        except StoreError:
+            spool.discard()
+            raise
         self._publish(run, size)
         logger.debug("artifact %s of %s is event %d", key, self.dir.run_id, event.seq)
 
-    def _record_spool(self, spool: artifacts.Spool, data: JsonObject) -> tuple[Event, Run, int]:
+    def _record_spool(self, spool: Spool, data: JsonObject) -> tuple[Event, Run, int]:
         whole = spool.end()
         if whole is not None:
             return self._record("artifact_added", {**data, "text": whole.decode(errors="replace")}, False)
@@ -212,7 +222,7 @@ class RunLog:
 
     def _record(self, event_type: str, data: JsonObject, durable: bool) -> tuple[Event, Run, int]:
         """Masks, stores what is oversize, and commits. Blocks on the disk."""
-        data = _serialisable(data)
+        data = serialisable(data)
         event = self._next(event_type, data)
         line = _line(event)
         if self._mask.touches(line):
@@ -233,9 +243,7 @@ class RunLog:
 
     def _commit(self, event: Event, line: bytes, durable: bool) -> tuple[Event, Run, int]:
         run = fold(self.run, event)
-        self._write(line)
-        if durable:
-            _checked_io(os.fsync, self._fd)
+        self._write(line, durable=durable)
         if self._snapshot_due(run):
             self._save_snapshot(run, self.offset + len(line))
         return event, run, len(line)
@@ -245,11 +253,13 @@ class RunLog:
             raise StoreError(f"{self.dir.run_id} is over; nothing follows its last event")
         return Event(self.run.last_seq + 1, now(), event_type, data)
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes, *, durable: bool = False) -> None:
         try:
             if self.offset + len(line) > self._ceiling:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             write_all(self._fd, line)
+            if durable:
+                os.fsync(self._fd)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.offset)
@@ -314,44 +324,33 @@ class RunLog:
                 future.set_result(None)
 
 
-def _lock(run_dir: RunDir) -> int:
+@contextlib.contextmanager
+def _locked(run_dir: RunDir) -> Generator[int]:
+    """The run's lock, which stays held if the block succeeds."""
     descriptor = os.open(run_dir.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
     except BlockingIOError:
         os.close(descriptor)
         raise Conflict(f"{run_dir.run_id} is owned by another process") from None
-    return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _epoch(run_dir: RunDir) -> int:
+    """How many owners there were; a damaged file tells of none, and keeps no run from being ended."""
+    try:
+        epoch = (read_json(run_dir.file("owner.json")) or {}).get("epoch")
+    except StoreError:
+        return 0
+    return epoch if isinstance(epoch, int) and 0 <= epoch < 2**53 else 0
 
 
 def _line(event: Event) -> bytes:
     document = {"seq": event.seq, "ts": event.ts, "type": event.type, "data": event.data}
-    try:
-        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-    except orjson.JSONEncodeError:
-        return orjson.dumps({**document, "data": _serialisable(event.data)}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _serialisable(value: Any) -> Any:
-    """The value itself if orjson takes it, otherwise with what JSON cannot hold replaced: half surrogates in strings
-    by `?`, whole numbers over 64 bits by their digits."""
-    try:
-        orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        return _replaced(value)
-    return value
-
-
-def _replaced(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, dict):
-        return {_replaced(str(key)): _replaced(item) for key, item in cast(JsonObject, value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_replaced(item) for item in cast(list[Any], value)]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if -(2**63) <= value < 2**64 else str(value)
-    return value if value is None or isinstance(value, (bool, float)) else str(value)
+    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _file_size_limit() -> int:

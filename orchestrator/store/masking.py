@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from orchestrator.model import JsonObject
+from orchestrator.store.serial import well_formed
 
 STARS = "***"
 _CONFIG_MIN, _ENV_MIN = 8, 12
@@ -98,7 +99,7 @@ class Mask:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = frozenset(secrets)
+        self._secrets = frozenset(map(well_formed, secrets))
         longest_first = sorted({s for s in self._secrets if s}, key=lambda s: (-len(s), s))
         self._plain = [secret.encode() for secret in longest_first]
         # JSON escapes character by character, so a secret inside a string stands in the line in this form

@@ -20,7 +20,7 @@ from orchestrator.events import Event, concerns_fold, fold
 from orchestrator.model import JsonObject, Run, RunSpec
 from orchestrator.store.layout import RunDir, read_json
 
-_HEAD = re.compile(rb'\{"seq":(\d+),"ts":"([^"]*)","type":"([^"\\]*)","data":')
+_HEAD = re.compile(rb'\{"seq":(\d{1,18}),"ts":"([^"]*)","type":"([^"\\]*)","data":')
 _PROBE = 8 * 1024
 _BLOCK = 256 * 1024
 _NEAR = 64 * 1024
@@ -46,10 +46,12 @@ class Line(NamedTuple):
     def event(self) -> Event:
         """The whole event."""
         try:
-            document: Any = orjson.loads(self.raw)
-            return Event(self.seq, self.ts, self.type, cast(JsonObject, document["data"]))
-        except (ValueError, KeyError, TypeError) as error:
+            data: Any = orjson.loads(self.raw)["data"]
+        except (ValueError, KeyError) as error:
             raise StoreError(f"event {self.seq} of the log is damaged: {error}") from error
+        if not isinstance(data, dict):
+            raise StoreError(f"event {self.seq} of the log is damaged: its data is no object")
+        return Event(self.seq, self.ts, self.type, cast(JsonObject, data))
 
 
 class RunReader:

@@ -13,11 +13,13 @@ import hashlib
 import os
 import random
 import secrets
+from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
-from orchestrator.errors import AgentNotFound, SessionNotFound, StoreError, nearest
+from orchestrator.errors import AgentNotFound, InvalidArgument, SessionNotFound, StoreError, nearest
 from orchestrator.model import Document, JsonObject
 from orchestrator.store.layout import Workspace, read_json, replace_file, sync_directory, write_all, write_new
 
@@ -82,8 +84,9 @@ def newest_run(workspace: Workspace, agent_name: str) -> str:
     Raises:
         AgentNotFound: nobody has that name in this workspace.
     """
-    with contextlib.suppress(FileNotFoundError, IndexError):
-        session_id = workspace.name(agent_name).read_text(encoding="ascii")
+    entry = workspace.name(agent_name)
+    with contextlib.suppress(FileNotFoundError, IndexError, UnicodeDecodeError, InvalidArgument):
+        session_id = entry.read_text(encoding="ascii")  # empty for a moment, or for ever after a crash
         runs = workspace.session(session_id).with_suffix(".runs").read_text(encoding="ascii")
         return runs.split()[-1]
     names = os.listdir(workspace.root / "names") if workspace.root.is_dir() else []  # noqa: PTH208
@@ -108,16 +111,30 @@ def release_name(workspace: Workspace, name: str) -> None:
 
 def key_digest(key: str) -> str:
     """The file name of an idempotency key."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def find_key(workspace: Workspace, digest: str) -> JsonObject | None:
     """What stands under an idempotency key: `{run_id, fingerprint}`; None if nobody used it or the run is gone."""
     entry = read_json(workspace.key(digest))
-    if entry is not None and not workspace.run(entry["run_id"]).path.is_dir():
-        workspace.key(digest).unlink(missing_ok=True)
+    if entry is None or workspace.run(entry["run_id"]).path.is_dir():
+        return entry
+    with _exclusive(workspace.root / "keys" / ".lock"):  # or two would remove it, the second what the first then put
+        entry = read_json(workspace.key(digest))
+        if entry is None or workspace.run(entry["run_id"]).path.is_dir():
+            return entry
+        workspace.key(digest).unlink()
         return None
-    return entry
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Generator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def take_key(workspace: Workspace, digest: str, entry: JsonObject) -> bool:

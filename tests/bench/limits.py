@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -71,7 +72,7 @@ async def _sdk(base: str, count: int) -> float:
 
 
 async def _raw(base: str, count: int, v03: bool) -> float:
-    body = {"jsonrpc": "2.0", "id": 1, "method": "message/stream" if v03 else "SendStreamingMessage"}
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "message/stream" if v03 else "SendStreamingMessage"}
     body["params"] = {"message": {"messageId": "m"}}
     seen = 0
     async with httpx.AsyncClient(timeout=60, trust_env=False) as http:

@@ -14,7 +14,7 @@ from typing import Any
 
 def card(base: str, *, v03: bool) -> dict[str, Any]:
     """The agent's card."""
-    common = {"name": "replay", "description": "replay", "version": "1", "skills": []}
+    common: dict[str, Any] = {"name": "replay", "description": "replay", "version": "1", "skills": []}
     common |= {"capabilities": {"streaming": True}, "defaultInputModes": ["text"], "defaultOutputModes": ["text"]}
     if v03:
         return {**common, "url": f"{base}/rpc", "preferredTransport": "JSONRPC", "protocolVersion": "0.3.0"}

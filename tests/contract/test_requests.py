@@ -113,7 +113,7 @@ async def test_a_question_that_nobody_answers_ends_the_run(subject: Subject) -> 
 
 async def test_a_finished_run_is_resumed_in_its_session(subject: Subject) -> None:
     first = await subject.finished("say one")
-    answer = await subject.call("continue_run", run_id=first["run_id"], text="say two")
+    answer = await subject.call("continue_run", run_id=first["run_id"], text="remember")
     assert answer["mode"] == "resume"
     assert answer["resumed_from_run_id"] == first["run_id"]
     await subject.settled(answer["run_id"])
@@ -121,6 +121,7 @@ async def test_a_finished_run_is_resumed_in_its_session(subject: Subject) -> Non
     assert second["run_id"] == answer["run_id"]
     assert second["session_id"] == first["session_id"]
     assert second["resumed_from_run_id"] == first["run_id"]
+    assert second["result"]["final_response"] == "1 earlier prompts"
 
 
 async def test_runs_of_one_session_come_one_after_the_other_in_order(subject: Subject) -> None:

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from a2a.types import StreamResponse
 from google.protobuf.json_format import ParseDict, ParseError
@@ -123,12 +123,8 @@ def test_the_tracker_follows_any_stream(stream: list[Any]) -> None:
     seen: set[str] = set()
     for number, result in enumerate(stream):
         try:
-            event = (
-                ParseDict(result, StreamResponse(), ignore_unknown_fields=True) if isinstance(result, dict) else None
-            )
+            event = ParseDict(cast(JsonObject, result), StreamResponse(), ignore_unknown_fields=True)
         except (ParseError, TypeError, AttributeError):
-            continue
-        if event is None:
             continue
         for told in tracker.on_event(event, float(number)):
             assert isinstance(told, Update)
