@@ -22,7 +22,10 @@ AGENTS = {"scripted": "a deterministic agent without a model; the prompt is its 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves the agent until SIGINT or SIGTERM. The first line of output is one JSON object."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.tck and options.default_cwd is None:
+        parser.error("--tck needs --default-cwd: the kit's messages do not say where to work")
     agent = options.agent or _ask_which()
     if agent is None:
         return 2
@@ -39,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--default-cwd", type=_directory, help="where to work for clients that do not say")
     parser.add_argument("--allow-root", type=_directory, help="refuse directories outside of this one")
     parser.add_argument("--no-streaming", action="store_true", help="answer without event streams")
+    parser.add_argument("--tck", action="store_true", help="also play the script of A2A's compatibility kit")
     return parser
 
 
@@ -79,6 +83,7 @@ async def _serve(agent: str, options: argparse.Namespace) -> None:
         default_cwd=options.default_cwd,
         allow_root=options.allow_root,
         streaming=not options.no_streaming,
+        tck=options.tck,
     )
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import hmac
 import os
-import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, get_args
 
-import uvicorn
 from a2a.server.agent_execution import AgentExecutor, RequestContext
 from a2a.server.events import EventQueue
 from a2a.server.request_handlers import DefaultRequestHandler
@@ -46,6 +46,8 @@ from backends.remote_a2a.updates import ENDED
 from orchestrator import __version__
 from orchestrator.backend import Backend
 from orchestrator.model import JsonObject, Message, Permission, RunSpec, as_object, new_id, now
+from test_agents.listening import listening
+from test_agents.tck import TckExecutor
 from test_agents.work import Work
 
 Scope = MutableMapping[str, Any]
@@ -54,6 +56,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 RPC_PATH = "/a2a/jsonrpc"
 MAX_BODY = 32 * 2**20
+CONTENT_TYPE_NOT_SUPPORTED = -32005
+"""JSON-RPC's code for A2A's ContentTypeNotSupportedError, which the SDK tells as a parse error instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,16 +75,20 @@ class Settings:
     allow_root: Path | None = None
     """Refuse directories outside of it."""
     streaming: bool = True
+    tck: bool = False
+    """Also play the script of the compatibility kit."""
 
 
 class Executor(AgentExecutor):
-    """Runs a backend for A2A tasks. One `Work` per task that is not over; a context keeps its directory."""
+    """Runs a backend for A2A tasks. One `Work` per task that is not over; a context keeps its directory
+    and its session."""
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
         self._works: dict[str, Work] = {}
         self._contexts: dict[str, Path] = {}
+        self._sessions: dict[str, str] = {}
 
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
         """See `AgentExecutor.execute`: returns when the task is over or waits for its client."""
@@ -122,6 +130,8 @@ class Executor(AgentExecutor):
         try:
             over = await work.pump(updater)
         finally:
+            if work.native_session_id is not None:
+                self._sessions[updater.context_id] = work.native_session_id
             if over:
                 self._works.pop(task_id, None)
                 await work.stop()
@@ -154,8 +164,8 @@ class Executor(AgentExecutor):
             cwd=self._cwd(about.get("cwd"), context_id),
             message=Message.of_text(context.get_user_input()),
             created_at=now(),
-            session_mode="resume" if context_id in self._contexts else "new",
-            native_session_id=f"a2a-{context_id}",
+            session_mode="resume" if context_id in self._sessions else "new",
+            native_session_id=self._sessions.get(context_id),
             permission=permission if permission in known else None,
             output_schema=as_object(about.get("outputSchema")),
         )
@@ -195,12 +205,14 @@ def _about(context: RequestContext) -> JsonObject:
 
 
 class Gate:
-    """ASGI wrapper: host check against DNS rebinding, bearer token, body limit, echo of the activated extension."""
+    """ASGI wrapper: host check against DNS rebinding, bearer token, body limit, content type, the age of the card,
+    echo of the activated extension."""
 
     def __init__(self, app: Any, settings: Settings) -> None:
         self._app = app
         self._settings = settings
         self._expected = f"Bearer {settings.token}".encode() if settings.token else None
+        self._since = formatdate(time.time(), usegmt=True).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -213,12 +225,16 @@ class Gate:
         asked = headers.get(b"a2a-extensions") or headers.get(b"x-a2a-extensions") or b""
         active = URI in [name.strip() for name in asked.decode("latin-1").split(",")]
 
-        async def echo(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start" and active:
-                message["headers"] = [*message["headers"], (b"a2a-extensions", URI.encode())]
+        added = [(b"a2a-extensions", URI.encode())] if active else []
+        if _is_public(scope):
+            added.append((b"last-modified", self._since))
+
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        await self._app(scope, receive, echo)
+        await self._app(scope, receive, answer)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> JSONResponse | None:
         host = headers.get(b"host", b"").decode("latin-1").rpartition(":")[0] or headers.get(b"host", b"").decode(
@@ -229,11 +245,18 @@ class Gate:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > MAX_BODY:
             return JSONResponse({"error": "body too large"}, 413)
-        public = scope["path"].startswith("/.well-known/")
         given = headers.get(b"authorization", b"")
-        if self._expected and not public and not hmac.compare_digest(given, self._expected):
+        if self._expected and not _is_public(scope) and not hmac.compare_digest(given, self._expected):
             return JSONResponse({"error": "unauthorized"}, 401, headers={"WWW-Authenticate": "Bearer"})
+        kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        if scope["method"] == "POST" and not kind.endswith(b"json"):
+            error = {"code": CONTENT_TYPE_NOT_SUPPORTED, "message": "the content type must be application/json"}
+            return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error})
         return None
+
+
+def _is_public(scope: Scope) -> bool:
+    return scope["path"].startswith("/.well-known/")
 
 
 def make_card(settings: Settings, base: str, description: str) -> AgentCard:
@@ -265,8 +288,12 @@ def make_app(backend: Backend, settings: Settings, base: str) -> Gate:
     """The ASGI application. Served with and without a trailing slash, for some clients add one."""
     card = make_card(settings, base, f"The backend {backend.name} as an A2A agent")
     executor = Executor(backend, settings)
-    handler = DefaultRequestHandler(agent_executor=executor, task_store=InMemoryTaskStore(), agent_card=card)
-    routes: list[Any] = list(create_agent_card_routes(card, cache_control="no-cache"))
+    handler = DefaultRequestHandler(
+        agent_executor=TckExecutor(executor) if settings.tck else executor,
+        task_store=InMemoryTaskStore(),
+        agent_card=card,
+    )
+    routes: list[Any] = list(create_agent_card_routes(card, cache_control="max-age=0, must-revalidate"))
     for path in (RPC_PATH, RPC_PATH + "/"):
         routes += create_jsonrpc_routes(handler, path, enable_v0_3_compat=settings.v03)
 
@@ -284,37 +311,5 @@ def make_app(backend: Backend, settings: Settings, base: str) -> Gate:
 @contextlib.asynccontextmanager
 async def serve(backend: Backend, settings: Settings) -> AsyncGenerator[str]:
     """Serves the agent while the block lasts; yields its base URL. The card names the real port."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.host, settings.port))
-    base = f"http://{settings.host}:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        make_app(backend, settings, base), log_level="warning", timeout_graceful_shutdown=2, lifespan="on"
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]), name="a2a agent")
-    try:
-        await asyncio.wait({task, asyncio.ensure_future(server.ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
+    async with listening(lambda base: make_app(backend, settings, base), settings.host, settings.port) as base:
         yield base
-    finally:
-        server.should_exit = True
-        await task
-        listener.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers, which belong to the process, and with a way to know that it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()

@@ -140,9 +140,7 @@ class _Script:
         name, cwd = self._id("command"), str(self._spec.cwd)
         await self._ctx.emit(CommandStarted(command_id=name, command=command, cwd=cwd))
         status = "completed" if exit_code == 0 else "failed"
-        finished = CommandFinished(
-            command_id=name, command=command, output=output, exit_code=exit_code, status=status
-        )
+        finished = CommandFinished(command_id=name, command=command, output=output, exit_code=exit_code, status=status)
         await self._ctx.emit(finished)
 
     async def _do_file(self, rest: str) -> None:

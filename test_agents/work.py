@@ -19,7 +19,7 @@ from google.protobuf.json_format import ParseDict
 from backends.remote_a2a.extension import DURABLE, EVENTS_ARTIFACT, FINAL_ARTIFACT, URI, carried, envelope
 from orchestrator.backend import Backend
 from orchestrator.errors import BackendError, OrchestratorError
-from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Update
+from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, SessionBound, Started, Update
 from orchestrator.model import (
     Answer,
     Cancelled,
@@ -58,12 +58,16 @@ class Work:
         self._asked: InputRequest | None = None
         self._seq = 0
         self._durable: list[JsonObject] = []
+        self.native_session_id: str | None = None
+        """The agent's own id of the session, once it said so: what a later task of the context resumes."""
         self._task = asyncio.create_task(self._run(), name=f"work {spec.run_id}")
 
     # ---- what the backend may do: RunContext ----
 
     async def emit(self, update: Update) -> None:
         """See `RunContext.emit`. Waits while the client does not keep up."""
+        if isinstance(update, (Started, SessionBound)) and update.native_session_id is not None:
+            self.native_session_id = update.native_session_id
         await self._outbox.put(update)
 
     async def ask(self, request: InputRequest) -> Answer:

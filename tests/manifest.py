@@ -112,6 +112,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("door/foreign-clients", _README, "Clients of others drive a whole run in both protocol eras.", (
         "system/clients::*",)),
     Behaviour("door/any-input", _DOOR, "No input crashes, hangs or makes a lie.", ("unit/fuzz::*",)),
+    Behaviour("door/conformance", "docs/conformance.md", "The official suites of MCP find what is written down.", (
+        "system/conformance::*",)),
     # ---- remote agents
     Behaviour("remote/truth", _REMOTE, "The task is the truth: streams may break, end and repeat.", (
         "unit/remote_streams::*",)),
@@ -119,6 +121,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "unit/remote_guard::*",)),
     Behaviour("remote/extension", _EXTENSION, "A directory is told only to cards that know the extension.", (
         "unit/remote_guard::the_directory_*",)),
+    Behaviour("agents/conformance", "docs/conformance.md", "The test agent plays the script of A2A's own kit.", (
+        "system/tck::*",)),
     # ---- the house
     Behaviour("house/direction", "CONTRIBUTING.md", "Rooms import in one direction; names are plain.", (
         "unit/house::*",)),

@@ -102,6 +102,8 @@ class RunLog:
         """Masks these values too from now on; credentials may come while a run is live."""
         if secrets := frozenset(secrets):
             self._mask = self._mask.plus(secrets)
+            for spool, _ in self._spools.values():
+                spool.hide(self._mask)
 
     async def append(self, event_type: str, data: JsonObject, *, durable: bool = False) -> Event:
         """Adds an event and publishes it. Once begun it is finished, even when the caller is cancelled.

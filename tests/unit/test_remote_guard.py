@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,8 @@ import pytest
 
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import InvalidArgument
-from tests.conftest import open_tools
 from tests.fake_agent import FakeAgent, Reply, fake_agent, said, task
 from tests.unit.test_remote_streams import run
-
-
-@pytest.fixture
-async def agent() -> AsyncGenerator[FakeAgent]:
-    async with fake_agent() as agent:
-        yield agent
-
-
-@pytest.fixture
-async def tools(cwd: Path) -> AsyncGenerator[Tools]:
-    async with open_tools(cwd) as tools:
-        yield tools
 
 
 async def greet(reply: Reply) -> None:
@@ -238,7 +224,9 @@ async def test_a_wrong_configuration_is_refused_before_anything_starts(
 
 
 async def test_nobody_at_the_address_is_told(tools: Tools, cwd: Path) -> None:
-    listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    async def ignore(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None: ...
+
+    listener = await asyncio.start_server(ignore, "127.0.0.1", 0)
     base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     listener.close()
     await listener.wait_closed()

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from orchestrator.doors.tools import Tools
 from orchestrator.model import JsonObject
-from tests.conftest import open_tools
-from tests.fake_agent import TASK, FakeAgent, Reply, chunk, fake_agent, said, task, update
-
-
-@pytest.fixture
-async def agent() -> AsyncGenerator[FakeAgent]:
-    async with fake_agent() as agent:
-        yield agent
-
-
-@pytest.fixture
-async def tools(cwd: Path) -> AsyncGenerator[Tools]:
-    async with open_tools(cwd, AGENT_TOKEN="a-token-of-the-environment") as tools:
-        yield tools
+from tests.fake_agent import TASK, FakeAgent, Reply, chunk, said, task, update
 
 
 async def spawn(tools: Tools, agent: FakeAgent, cwd: Path, **config: Any) -> str:

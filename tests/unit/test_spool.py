@@ -132,3 +132,13 @@ async def test_what_goes_over_the_cap_is_dropped_and_told(home: Home, cwd: Path,
         assert got == content[:cap]
         assert refs["/data"]["truncated"] is True
     log.close()
+
+
+async def test_a_secret_that_comes_while_an_artifact_is_open_is_masked_in_the_rest(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    await log.add_chunk(ArtifactChunk(artifact_id="a", content="before "))
+    log.hide(["a-late-secret"])
+    await log.add_chunk(ArtifactChunk(artifact_id="a", content="a-late-"))
+    await log.add_chunk(ArtifactChunk(artifact_id="a", content="secret after", last=True))
+    assert _last(log).data["text"] == "before *** after"
+    log.close()
