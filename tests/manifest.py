@@ -126,6 +126,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- the house
     Behaviour("house/direction", "CONTRIBUTING.md", "Rooms import in one direction; names are plain.", (
         "unit/house::*",)),
+    Behaviour("house/bench", "CONTRIBUTING.md", "What is claimed is measured, with its limits, and can be compared.", (
+        "system/bench::*",)),
     Behaviour("house/manifest", "CONTRIBUTING.md", "No behaviour without a test, no test without one.", (
         "unit/manifest::*",)),
 )  # fmt: skip

@@ -47,8 +47,9 @@ def main() -> int:
         print(compare(options.old, options.new))
         return 0
     logging.disable(logging.WARNING)  # runs that a measurement ends on purpose
-    chosen = MEASUREMENTS | (HEAVY if options.heavy else {})
-    chosen = {name: chosen[name] for name in options.only} if options.only else chosen
+    known = MEASUREMENTS | HEAVY
+    names = options.only or (known if options.heavy else MEASUREMENTS)
+    chosen = {name: known[name] for name in names}
     report, started = Report(), time.perf_counter()
     for name, measurement in chosen.items():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
