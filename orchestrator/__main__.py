@@ -11,9 +11,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from orchestrator import __version__
+
+THREADS = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +57,8 @@ async def _serve(*, scripted: bool) -> None:
     from orchestrator.engine.engine import Caller, Engine
     from orchestrator.store.layout import Home
 
+    # slow disks hold threads; those of one run must not be all that there are
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
     backends = Backends({**BACKENDS, **SCRIPTED} if scripted else BACKENDS)
     async with Engine(Home.default(), backends.load) as engine:
         caller = Caller(cwd=Path.cwd(), env=dict(os.environ))

@@ -41,7 +41,7 @@ class Queries:
         self._index = RunIndex(engine.home)
 
     def find(self, run_id: str | None, agent_name: str | None, cwd: Path) -> RunDir:
-        """The run that a call names by exactly one of the two.
+        """The run that a call names by exactly one of the two. Looks at the disk, so it is called in a thread.
 
         Raises:
             InvalidArgument: both or neither were given.
@@ -145,9 +145,8 @@ class Queries:
         while True:
             run = await self._engine.state(run_dir)
             bound = log.offset if (log := self._engine.log_of(run_dir.run_id)) else None
-            events, seen, more = RunReader(run_dir, bound).poll(seen, limit, types)
-            if not events and more:
-                await asyncio.sleep(0)  # a long stretch was filtered out: let others run, and go on
+            events, seen, more = await asyncio.to_thread(RunReader(run_dir, bound).poll, seen, limit, types)
+            if not events and more:  # a long stretch was filtered out
                 continue
             over = run.terminal and seen >= run.last_seq
             if events or over or asyncio.get_running_loop().time() >= deadline:
@@ -251,10 +250,10 @@ class Queries:
         if log is not None:
             await log.wait(predicate)
             return
-        before = _size(run_dir)
+        before = await asyncio.to_thread(_size, run_dir)
         for _ in range(20):
             await asyncio.sleep(_FILE_POLL_S)
-            if _size(run_dir) != before or self._engine.log_of(run_dir.run_id):
+            if await asyncio.to_thread(_size, run_dir) != before or self._engine.log_of(run_dir.run_id):
                 return
 
 

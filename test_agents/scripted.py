@@ -145,14 +145,12 @@ class _Script:
 
     async def _do_file(self, rest: str) -> None:
         name, _, text = rest.partition(" ")
-        path = (self._spec.cwd / name).resolve()
         if self._spec.level == "read_only":
             return await self._say(f"{name} was not written: this run is read_only")
-        if not path.is_relative_to(self._spec.cwd.resolve()):
-            return await self._say(f"{name} was not written: it is outside of cwd")
         content = _sized(text) + "\n"
-        kind = "update" if path.exists() else "add"
-        await asyncio.to_thread(_write, path, content)
+        kind = await asyncio.to_thread(_write, self._spec.cwd, name, content)
+        if kind is None:
+            return await self._say(f"{name} was not written: it is outside of cwd")
         diff = "".join(f"+{line}" for line in content.splitlines(keepends=True))
         await self._ctx.emit(FileChanged(changes=[{"path": name, "kind": kind, "diff": diff}]))
         return None
@@ -292,6 +290,12 @@ def _filler(start: int, size: int) -> bytes:
     return lines[start - first * 32 :][:size]
 
 
-def _write(path: Path, content: str) -> None:
+def _write(cwd: Path, name: str, content: str) -> str | None:
+    """Writes a file inside of cwd. Returns the kind of change, or None for a path that leads out."""
+    path = (cwd / name).resolve()
+    if not path.is_relative_to(cwd.resolve()):
+        return None
+    kind = "update" if path.exists() else "add"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, encoding="utf-8")
+    return kind

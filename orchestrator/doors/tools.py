@@ -5,8 +5,8 @@ Above: any door that speaks in tools (MCP today). Below: the engine for commands
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,7 @@ class Tools:
         self._engine = engine
         self._queries = Queries(engine)
         self._caller = caller
+        self._validators: Mapping[str, Validator] = {}
         self._routes: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
             "spawn_run": self._spawn_run,
             "get_run": self._get_run,
@@ -51,7 +52,9 @@ class Tools:
         route = self._routes.get(name)
         if route is None:
             raise InvalidArgument(f"no tool {name!r}{nearest(name, self._routes)}")
-        return await route(check_arguments(BY_NAME[name], arguments))
+        if not self._validators:
+            self._validators = await asyncio.to_thread(_make_validators)
+        return await route(check_arguments(BY_NAME[name], self._validators[name], arguments))
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
         run = await self._engine.spawn(given, self._caller)
@@ -65,11 +68,11 @@ class Tools:
         }
 
     async def _get_run(self, given: JsonObject) -> JsonObject:
-        return await self._queries.get_run(self._find(given))
+        return await self._queries.get_run(await self._find(given))
 
     async def _poll_events(self, given: JsonObject) -> JsonObject:
         return await self._queries.poll_events(
-            self._find(given),
+            await self._find(given),
             after_seq=given["after_seq"],
             limit=given["limit"],
             wait_s=given["wait_ms"] / 1000,
@@ -78,12 +81,12 @@ class Tools:
         )
 
     async def _wait_runs(self, given: JsonObject) -> JsonObject:
-        run_dirs = [self._queries.find(run_id, None, self._caller.cwd) for run_id in given["run_ids"]]
+        run_dirs = await asyncio.to_thread(self._find_all, given["run_ids"])
         until_all = given["until"] == "all"
         return await self._queries.wait_runs(run_dirs, until_all=until_all, wait_s=given["wait_ms"] / 1000)
 
     async def _continue_run(self, given: JsonObject) -> JsonObject:
-        run_dir = self._find(given)
+        run_dir = await self._find(given)
         run, mode = await self._engine.resume(run_dir, given, self._caller)
         resumed_from = run_dir.run_id if mode == "resume" else None
         return compact(
@@ -96,13 +99,13 @@ class Tools:
         )
 
     async def _cancel_run(self, given: JsonObject) -> JsonObject:
-        run: Run = await self._engine.cancel(self._find(given), given.get("reason"))
+        run: Run = await self._engine.cancel(await self._find(given), given.get("reason"))
         cancelled_at = run.completed_at if run.status == "cancelled" else None
         return compact({"run_id": run.run_id, "status": run.status, "cancelled_at": cancelled_at})
 
     async def _list_runs(self, given: JsonObject) -> JsonObject:
         where = given.get("cwd")
-        cwd = None if where == "*" else self._cwd(where)
+        cwd = None if where == "*" else await asyncio.to_thread(self._cwd, where)
         if (cursor := given.get("cursor")) is not None:
             checked(cursor, RUN_ID, "cursor")
         filters = {name: given[name] for name in ("status", "backend", "role", "session_id") if name in given}
@@ -110,21 +113,27 @@ class Tools:
 
     async def _get_event_artifact(self, given: JsonObject) -> JsonObject:
         return await self._queries.get_event_artifact(
-            self._find(given),
+            await self._find(given),
             seq=given["seq"],
             field_path=given["field_path"],
             offset=given["offset"],
             limit=given.get("limit"),
         )
 
-    def _find(self, given: JsonObject) -> RunDir:
+    async def _find(self, given: JsonObject) -> RunDir:
+        return await asyncio.to_thread(self._find_one, given)
+
+    def _find_one(self, given: JsonObject) -> RunDir:
         return self._queries.find(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
+
+    def _find_all(self, run_ids: list[str]) -> list[RunDir]:
+        return [self._queries.find(run_id, None, self._caller.cwd) for run_id in run_ids]
 
     def _cwd(self, given: str | None) -> Path:
         return self._caller.cwd if given is None else workspace_path(given)
 
 
-def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> JsonObject:
+def check_arguments(tool: Tool, validator: Validator, arguments: Mapping[str, Any]) -> JsonObject:
     """The arguments with defaults filled in.
 
     Raises:
@@ -137,7 +146,7 @@ def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> JsonObject:
     for name in tool.required:
         if name not in arguments:
             raise InvalidArgument(f"{tool.name} needs {name}: {_wanted(tool, name)}")
-    error = next(iter(_validator(tool.name).iter_errors(dict(arguments))), None)
+    error = next(iter(validator.iter_errors(dict(arguments))), None)
     if error is not None:
         raise InvalidArgument(_said(tool, error))
     defaults = {name: schema["default"] for name, schema in tool.properties.items() if "default" in schema}
@@ -158,8 +167,8 @@ def _said(tool: Tool, error: Any) -> str:
     return f"{path}: {error.message[:300]}"
 
 
-@cache
-def _validator(name: str) -> Validator:
+def _make_validators() -> dict[str, Validator]:
+    """One validator per tool. The import reads files, so this is called in a thread."""
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(BY_NAME[name].input_schema)
+    return {tool.name: Draft202012Validator(tool.input_schema) for tool in TOOLS}

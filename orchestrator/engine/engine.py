@@ -107,7 +107,7 @@ class Engine:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
         backend = await self._load_backend(arguments["backend"])
-        request = await spawn.request_of(arguments, backend)
+        request = await asyncio.to_thread(spawn.request_of, arguments, backend)
         return await self._launch(request, backend, caller)
 
     async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
@@ -133,7 +133,7 @@ class Engine:
             del self._lives[life.spec.run_id]
             if life.log.run.terminal:
                 with contextlib.suppress(OSError):
-                    self.home.settle(life.spec.run_id)
+                    await asyncio.to_thread(self.home.settle, life.spec.run_id)
 
     @contextlib.asynccontextmanager
     async def _turn(self, spec: RunSpec) -> AsyncGenerator[None]:
@@ -143,7 +143,7 @@ class Engine:
         lock = sessions.SessionLock(Workspace(spec.cwd), spec.session_id)
         try:
             async with line.lock:
-                while not lock.acquire():  # noqa: ASYNC110  another process holds it and cannot call us
+                while not await asyncio.to_thread(lock.acquire):  # noqa: ASYNC110  another process holds it and cannot call us
                     await asyncio.sleep(_SESSION_POLL_S)
                 try:
                     yield
@@ -212,7 +212,7 @@ class Engine:
             backend_config={**without_placeholders(old.backend_config), **config},
             resumed_from_run_id=run.run_id,
         )
-        spawn.workspace_path(str(spec.cwd))
+        await asyncio.to_thread(spawn.workspace_path, str(spec.cwd))
         spawn.check_abilities(spec, backend)
         return await self._launch(spawn.Request(spec, None, None), backend, caller)
 
@@ -252,7 +252,7 @@ class Engine:
                 session = await asyncio.to_thread(read_json, run_dir.workspace.session(run.session_id)) or {}
                 last = await last_event(spec, log.run, Stop("lost"), bound="native_session_id" in session)
                 await log.end(last.type, last.data)
-            self.home.settle(run_dir.run_id)
+            await asyncio.to_thread(self.home.settle, run_dir.run_id)
             return log.run
         except StoreError as error:
             logger.warning("cannot end %s, whose owner is gone: %s", run_dir.run_id, error)

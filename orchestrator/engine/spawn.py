@@ -5,7 +5,6 @@ Types and names of arguments were checked by the door against the tool's schema;
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,8 +32,8 @@ class Request(NamedTuple):
     idempotency_key: str | None
 
 
-async def request_of(arguments: Mapping[str, Any], backend: Backend) -> Request:
-    """Checks the arguments and makes the spec.
+def request_of(arguments: Mapping[str, Any], backend: Backend) -> Request:
+    """Checks the arguments and makes the spec. Looks at the disk, so it is called in a thread.
 
     Raises:
         InvalidArgument, Unsupported, SessionNotFound, Conflict, LimitExceeded: nothing was written.
@@ -45,7 +44,7 @@ async def request_of(arguments: Mapping[str, Any], backend: Backend) -> Request:
     if (nickname := arguments.get("nickname")) is not None:
         checked(nickname, AGENT_NAME, "nickname (letters, digits, '.', '_' and '-', at most 64)")
     mode: SessionMode = arguments.get("session_mode", "new")
-    session = await asyncio.to_thread(_session, cwd, mode, arguments.get("session_id"), backend)
+    session = _session(cwd, mode, arguments.get("session_id"), backend)
     if session and nickname and mode == "resume":
         raise InvalidArgument(f"a resumed session keeps its agent's name, {session.agent_name!r}; leave out nickname")
     if (schema := arguments.get("output_schema")) is not None and (fault := schema_fault(schema)):

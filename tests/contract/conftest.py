@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from orchestrator.doors.tools import Tools
 from orchestrator.model import JsonObject
 from test_agents.a2a_agent import Settings, serve
 from test_agents.scripted import Scripted
 from tests.conftest import open_tools
+
+MEANT = [
+    # a small event is one write(2) to a local file: a thread would cost ten times as much
+    ("os.write", "orchestrator/store/layout.py", {"write_all"}),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,15 @@ async def open_subject(kind: str, cwd: Path) -> AsyncGenerator[Subject]:
         return
     async with serve(Scripted(), Settings(v03=kind == "a2a_0.3")) as url, open_tools(cwd) as tools:
         yield Subject(kind, tools, cwd, {"agent_url": url})
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop() -> Iterator[None]:
+    """A blocking call on the event loop fails the test, but for those that are meant."""
+    with blockbuster_ctx(scanned_modules=["orchestrator", "backends"]) as blocker:
+        for function, file, names in MEANT:
+            blocker.functions[function].can_block_in(file, names)
+        yield
 
 
 @pytest.fixture(params=["local", "a2a_1.0", "a2a_0.3"])
