@@ -94,18 +94,18 @@ class Queries:
             raise InvalidArgument(f"no status {status!r}; known: {', '.join(Status)}")
         rows, more, unreadable = await asyncio.to_thread(self._page, cwd, filters, limit, cursor)
         runs: list[JsonObject] = []
+        size, last = 0, None
         for run_dir, run in rows:
-            if not run.terminal:
+            if not run.terminal:  # its owner may be gone, and then it is over
                 run = await self._engine.state(run_dir)
             if status is None or run.status == status:
-                runs.append(_row(run))
-        size = 0
-        for count, row in enumerate(runs):
-            size += json_chars(row) + 1
-            if size > RESULT_CHARS and count:
-                runs, more = runs[:count], True
-                break
-        last = runs[-1]["run_id"] if runs else rows[-1][0].run_id if rows else None
+                row = _row(run)
+                size += json_chars(row) + 1
+                if size > RESULT_CHARS and runs:
+                    more = True
+                    break
+                runs.append(row)
+            last = run_dir.run_id
         return compact({"runs": runs, "next_cursor": last if more else None, "unreadable": unreadable or None})
 
     def _page(
@@ -125,7 +125,7 @@ class Queries:
                 continue
             except OSError:
                 continue
-            if all(str(getattr(run, name)) == value for name, value in filters.items()):
+            if _matches(run, filters):
                 rows.append((run_dir, run))
         return rows, False, unreadable
 
@@ -187,20 +187,10 @@ class Queries:
         runs = [await self._engine.state(run_dir) for run_dir in run_dirs]
         settled = [run.settled for run in runs]
         done = all(settled) if until_all else any(settled)
-        rows = [
-            compact(
-                {
-                    "run_id": run.run_id,
-                    "status": run.status,
-                    "summary": run.summary,
-                    "last_seq": run.last_seq,
-                    "pending": pending_of(run) or None,
-                }
-            )
-            for run in runs
-        ]
-        value, cut = clip({"runs": rows, "done": done, "timed_out": not done}, RESULT_CHARS)
-        return {**value, "clipped": cut} if cut else value
+        document: JsonObject = {"runs": [_digest(run) for run in runs], "done": done, "timed_out": not done}
+        if json_chars(document) > RESULT_CHARS:  # every run keeps its row, with less in it
+            document["runs"] = [_short_digest(run) for run in runs]
+        return document
 
     async def get_event_artifact(
         self, run_dir: RunDir, *, seq: int, field_path: str, offset: int, limit: int | None
@@ -279,6 +269,29 @@ def _row(run: Run) -> JsonObject:
         "updated_at": run.updated_at,
         "cwd": str(run.cwd),
     }
+
+
+def _digest(run: Run) -> JsonObject:
+    return compact(
+        {
+            "run_id": run.run_id,
+            "status": run.status,
+            "summary": run.summary,
+            "last_seq": run.last_seq,
+            "pending": pending_of(run) or None,
+        }
+    )
+
+
+def _short_digest(run: Run) -> JsonObject:
+    pending = [{"request_id": request.request_id, "kind": request.kind} for request in run.pending[:2]]
+    return {**_digest(run.evolve(pending=())), "summary": run.summary[:40]} | ({"pending": pending} if pending else {})
+
+
+def _matches(run: Run, filters: dict[str, str]) -> bool:
+    """Whether a run belongs on a page; the status of one that is not over is for its owner to tell."""
+    wanted = filters if run.terminal else {name: value for name, value in filters.items() if name != "status"}
+    return all(str(getattr(run, name)) == value for name, value in wanted.items())
 
 
 def _result(run_dir: RunDir, run: Run) -> JsonObject | None:

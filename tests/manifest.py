@@ -26,12 +26,14 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- runs and their states
     Behaviour("run/lifecycle", _README, "A run goes from spawn to exactly one end and says how.", (
         "contract/runs::a_run_goes_*", "contract/runs::each_other_end_*", "unit/events::a_run_begins_*",
-        "unit/events::every_ending_*", "unit/events::the_counters_*", "fundamentals/01_a_run::*")),
+        "unit/events::every_ending_*", "unit/events::the_counters_*", "unit/engine_requests::an_end_*",
+        "unit/engine_requests::a_failure_*", "unit/engine::a_queued_*", "fundamentals/01_a_run::*")),
     Behaviour("run/names", _README, "Runs, sessions and agents have names that hold across processes.", (
         "contract/runs::spawn_answers_*", "unit/sessions::*name*", "unit/sessions::*agent*", "unit/layout::ids_*")),
     Behaviour("run/told", _README, "What an agent does is told as it does it, once, in numbered events.", (
         "contract/runs::what_the_agent_*", "contract/runs::events_are_*", "contract/runs::a_message_*",
         "unit/events::progress_*", "unit/events::what_was_said_*", "unit/events::a_summary_*",
+        "unit/engine::a_start_*", "unit/engine::what_the_agent_*", "unit/engine::an_agents_session_*",
         "fundamentals/02_events::*")),
     Behaviour("run/limits", _ENGINE, "limits.timeout_s counts work, not waiting.", (
         "contract/runs::the_run_ends_*", "contract/runs::waiting_*")),
@@ -39,34 +41,44 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "contract/runs::cancel_*", "contract/runs::a_finished_run_can_be_*", "contract/requests::cancel_*",
         "unit/remote_streams::cancel_*")),
     Behaviour("run/bulkhead", _ENGINE, "A defect or a flood in one run leaves the others alone.", (
-        "contract/runs::a_defect_*", "contract/runs::many_runs_*", "unit/remote_guard::a_local_defect_*")),
+        "contract/runs::a_defect_*", "contract/runs::many_runs_*", "unit/remote_guard::a_local_defect_*",
+        "unit/engine::an_agent_that_cancels_*")),
+    Behaviour("run/caller-gone", _ENGINE, "A step that is on disk is finished, also when its caller went away.", (
+        "unit/faults::*",)),
     Behaviour("run/schema", _README, "Structured output is checked against the caller's schema.", (
-        "contract/runs::structured_*",)),
+        "contract/runs::structured_*", "unit/engine_requests::an_answer_is_structured_*",
+        "unit/engine_requests::an_answer_that_breaks_*")),
     Behaviour("run/usage", _README, "Usage is told the same way for every backend.", ("contract/runs::usage_*",)),
     Behaviour("run/permission", _README, "A permission reaches the agent, or the run says that it cannot.", (
         "contract/runs::read_only_*", "unit/remote_guard::read_only_*")),
     Behaviour("run/idempotency", _STORE, "One key with the same arguments is one run, in all processes.", (
         "contract/runs::the_same_idempotency_*", "unit/sessions::*key*", "system/clients::a_key_*")),
     Behaviour("run/listing", _README, "Runs are found again, newest first, at or below a directory, in pages.", (
-        "contract/runs::the_callers_*", "contract/runs::pages_*", "unit/layout::*index*", "unit/layout::runs_are_*")),
+        "contract/runs::the_callers_*", "contract/runs::pages_*", "unit/layout::*index*", "unit/layout::runs_*")),
     Behaviour("run/nothing-left", _ENGINE, "After the work no task, descriptor, process, file or entry is left.", (
         "contract/leaks::*",)),
     # ---- requests and sessions
     Behaviour("request/answer", _ENGINE, "A request waits for its caller and is answered once.", (
         "contract/requests::a_question_waits_*", "contract/requests::one_request_*", "contract/requests::a_login_*",
         "contract/requests::a_request_that_*", "unit/events::a_run_waits_*", "unit/events::a_request_*",
-        "unit/events::a_login_*", "fundamentals/03_answers::*")),
+        "unit/events::a_login_*", "unit/engine_requests::a_request_*", "unit/engine_requests::of_several_*",
+        "unit/engine_requests::an_answer_in_words_*", "unit/engine_requests::an_answer_that_*",
+        "fundamentals/03_answers::*")),
     Behaviour("request/approval", _ENGINE, "Nothing is approved but by an explicit decision or policy.", (
-        "contract/requests::an_approval_is_*", "contract/requests::words_*", "contract/requests::on_approval_*")),
+        "contract/requests::an_approval_is_*", "contract/requests::words_*", "contract/requests::on_approval_*",
+        "unit/engine_requests::a_decision_*", "unit/engine_requests::a_policy_*")),
     Behaviour("request/expiry", _README, "An approval that nobody gives is denied; a question ends the run.", (
-        "contract/requests::an_approval_that_*", "contract/requests::a_question_that_*")),
+        "contract/requests::an_approval_that_*", "contract/requests::a_question_that_*",
+        "unit/engine_requests::an_approval_*", "unit/engine_requests::a_question_*")),
     Behaviour("session/resume", _README, "A finished run is resumed in its session, never silently begun afresh.", (
         "contract/requests::a_finished_*", "contract/requests::sessions_are_*", "contract/requests::a_session_*",
-        "unit/sessions::*session*")),
+        "unit/sessions::*session*", "unit/engine::a_resumed_*", "unit/engine::a_fork_*", "unit/engine::a_session_*",
+        "unit/engine::a_run_in_a_session_*", "unit/engine::an_agent_that_cannot_resume_*",
+        "unit/engine::a_run_that_is_over_*")),
     Behaviour("session/order", _ENGINE, "Runs of one session come one after the other, first come first served.", (
         "contract/requests::runs_of_one_*",)),
     Behaviour("session/steer", _README, "A running agent is steered, or the call says that it cannot be.", (
-        "contract/requests::talking_*",)),
+        "contract/requests::talking_*", "unit/engine::steering_*")),
     # ---- the store
     Behaviour("store/numbers", _STORE, "Events are numbered 1, 2, 3 without gaps by one writer.", (
         "unit/log::the_numbers_*", "unit/log::an_append_*", "unit/log::what_append_*",
@@ -98,17 +110,20 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("store/all-or-nothing", _STORE, "A returned id is readable; a refused call leaves nothing.", (
         "unit/sessions::a_run_*", "contract/runs::a_refused_spawn_*")),
     Behaviour("store/secrets", _README, "Credentials never reach the disk, also across the borders of pieces.", (
-        "unit/masking::*", "unit/sessions::credentials_*", "unit/remote_streams::a_new_credential_*")),
+        "unit/masking::*", "unit/sessions::credentials_*", "unit/remote_streams::a_new_credential_*",
+        "unit/engine::the_environment_*")),
     # ---- the doors
     Behaviour("door/refusal", _DOOR, "A wrong call is refused with a code and a sentence that helps.", (
-        "unit/bad_input::*", "unit/errors::*", "system/server::an_error_*")),
+        "unit/bad_input::*", "unit/errors::*", "unit/engine::a_wrong_part_*",
+        "unit/engine::a_structured_message_*", "system/server::an_error_*")),
     Behaviour("door/small", _DOOR, "Tool list and results are small; what was cut is named.", (
         "system/server::the_tool_list_*", "unit/clip::*", "system/clients::the_inspectors_strict_*")),
     Behaviour("door/process", _DOOR, "The server serves its client and ends truly on EOF and on every signal.", (
-        "system/server::every_way_*", "system/server::a_flood_*", "system/server::the_command_*", "system/junk::*")),
+        "system/server::every_way_*", "system/server::a_flood_*", "system/server::the_command_*", "system/junk::*",
+        "unit/engine::a_server_that_ends_*")),
     Behaviour("door/owner", _README, "A run of another process can be read, not commanded, and is never left a lie.", (
         "system/server::another_*", "system/server::a_killed_*", "system/clients::only_the_server_*",
-        "system/clients::the_inspector_reads_*")),
+        "system/clients::the_inspector_reads_*", "unit/engine::who_looks_*", "unit/engine::a_run_of_a_live_*")),
     Behaviour("door/foreign-clients", _README, "Clients of others drive a whole run in both protocol eras.", (
         "system/clients::*",)),
     Behaviour("door/any-input", _DOOR, "No input crashes, hangs or makes a lie.", ("unit/fuzz::*",)),

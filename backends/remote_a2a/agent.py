@@ -57,9 +57,10 @@ class Agent:
         self.url = interface.url
         self.protocol = interface.protocol_version or "1.0"
         self.streaming = card.capabilities.streaming
-        self.knows_extension = any(extension.uri == URI for extension in card.capabilities.extensions)
-        uses = self.knows_extension and options.metadata_mode != "off"
-        self._context = ClientCallContext(service_parameters={"A2A-Extensions": URI} if uses else {})
+        declared = any(extension.uri == URI for extension in card.capabilities.extensions)
+        self.extended = declared and options.metadata_mode != "off"
+        """Whether the extension is in use: the card declares it, and the configuration does not switch it off."""
+        self._context = ClientCallContext(service_parameters={"A2A-Extensions": URI} if self.extended else {})
 
     @property
     def legacy(self) -> bool:

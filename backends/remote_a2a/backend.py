@@ -59,7 +59,7 @@ class RemoteA2A:
             raise BackendError("auth_failed", str(error), resumable=False) from error
         async with agent.connect(options, token, self._tls) as connection:
             tracker = updates.Tracker(spec.native_session_id or spec.session_id)
-            envelope = wire.Envelope(spec, options, connection.knows_extension)
+            envelope = wire.Envelope(spec, options, connection.extended)
             return await _Drive(spec, ctx, options, connection, tracker, envelope).run()
 
 
@@ -89,10 +89,11 @@ class _Drive:
 
     async def run(self) -> Outcome:
         spec, agent = self._spec, self._agent
-        if spec.permission == "read_only" and not agent.knows_extension:
+        if spec.permission == "read_only" and not agent.extended:
             raise BackendError(
                 "unsupported",
-                "this agent's card does not declare the orchestration extension, so read_only cannot be enforced",
+                "read_only cannot be enforced: this agent is not told of permissions, for its card does not declare "
+                "the orchestration extension, or metadata_mode is off",
                 resumable=False,
                 next_step="spawn again without permission if you trust the agent",
             )
@@ -101,7 +102,7 @@ class _Drive:
             agent_url=agent.url,
             protocol=agent.protocol,
             native_session_id=self._tracker.context_id,
-            permission_enforced=None if agent.knows_extension else False,
+            permission_enforced=None if agent.extended else False,
         )
         await self._ctx.emit(started)
         message: Message | None = self._envelope.first(self._tracker.context_id)
@@ -151,6 +152,7 @@ class _Drive:
             except (BackendError, OrchestratorError):
                 raise
             except Exception as unreachable:
+                self._give_up_on(unreachable)
                 if self._clock() - lost_at > self._options.lost_contact_s:
                     raise self._lost(unreachable) from unreachable
                 logger.info("%s: %s; trying again", self._spec.run_id, unreachable)
@@ -208,10 +210,13 @@ class _Drive:
         """Keeps the remote reference as soon as it is known, and the session where the agent chose another."""
         tracker = self._tracker
         here = (tracker.task_id, tracker.context_id)
-        if not tracker.task_id or here == self._bound_to:
+        if here == self._bound_to:
             return
         if tracker.context_id != (self._bound_to[1] or self._spec.native_session_id or self._spec.session_id):
             await self._ctx.emit(SessionBound(native_session_id=tracker.context_id))
+        if not tracker.task_id:
+            self._bound_to = here
+            return
         self._bound_to = here
         ref = {
             "task_id": tracker.task_id,
@@ -230,7 +235,7 @@ class _Drive:
         """
         tracker, agent = self._tracker, self._agent
         if not tracker.task_id:
-            found = await agent.find_task(tracker.context_id)
+            found = await self._find_task()
             if found is None:
                 raise self._undelivered(error)
             tracker.task_id = found
@@ -242,12 +247,31 @@ class _Drive:
             await self._ctx.emit(update)
         await self._remember()
 
+    async def _find_task(self) -> str | None:
+        from backends.remote_a2a.agent import refused_for_good
+
+        try:
+            return await self._agent.find_task(self._tracker.context_id)
+        except Exception as error:
+            if refused_for_good(error):  # an agent that does not list tasks
+                return None
+            raise
+
+    def _give_up_on(self, error: BaseException) -> None:
+        """An answer is not silence: what the agent refuses now it will refuse again."""
+        from backends.remote_a2a.agent import http_status, refused_for_good, told
+
+        if http_status(error) in (401, 403):
+            raise BackendError("auth_failed", f"the agent refused the credentials: {told(error)}") from error
+        if refused_for_good(error):
+            raise BackendError("agent_error", f"the agent does not tell of its task any more: {told(error)}") from error
+
     def _give_up_early(self, error: BaseException) -> None:
         """Without a task there is nothing to reconcile with when the agent itself said no, or was never reached."""
         from backends.remote_a2a.agent import http_status, refused_for_good, told
 
         if http_status(error) in (401, 403):
-            raise BackendError("auth_failed", f"the agent refused the credentials: {told(error)}") from error
+            self._give_up_on(error)
         if _is_refusal(error):
             raise BackendError("agent_protocol", f"refused what the agent sent: {told(error)}") from error
         if refused_for_good(error):
@@ -281,9 +305,9 @@ class _Drive:
         without one, as after a login elsewhere."""
         request = self._tracker.request()
         asking = asyncio.ensure_future(self._ctx.ask(request))
-        watching = asyncio.ensure_future(self._went_on()) if request.kind == "auth" else None
+        watching = asyncio.ensure_future(self._went_on(POLL_S if request.kind == "auth" else WATCHDOG_S))
         try:
-            await asyncio.wait({asking, watching} if watching else {asking}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 return None
             answer = asking.result()
@@ -291,22 +315,20 @@ class _Drive:
             return self._envelope.answer(self._tracker, request, answer)
         finally:
             for task in (asking, watching):
-                if task is not None and not task.done():
+                if not task.done():
                     task.cancel()
                     await asyncio.wait({task})
 
-    async def _went_on(self) -> None:
-        """Returns when the paused task is paused no more."""
-        from backends.remote_a2a.updates import PAUSED
-
+    async def _went_on(self, every_s: float) -> None:
+        """Returns when the task does not wait for the same any more: it went on, ended, or asks for something else."""
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(every_s)
             try:
                 task = await self._agent.get_task(self._tracker.task_id)
             except Exception as error:  # noqa: BLE001  the caller's answer will show whether the agent is there
                 logger.info("%s: %s", self._spec.run_id, error)
                 continue
-            if task.status.state not in PAUSED:
+            if not self._tracker.same_pause(task.status):
                 return
 
     def _log_in(self, answer: Answer) -> None:

@@ -86,6 +86,8 @@ class Tracker:
         self._artifacts: dict[str, _Artifact] = {}
         self._last_message = ""
         self._pauses = 0
+        self._answered = ""
+        self._data_bytes = 0
         self._told_at = self._progress_at = float("-inf")
 
     @property
@@ -99,9 +101,16 @@ class Tracker:
         return self.state in PAUSED
 
     def begin_turn(self) -> None:
-        """A message is about to be sent: what was paused is not any more, or an early failure would read as a pause."""
+        """A message is about to be sent: what was paused is not any more, or an early failure would read as a pause.
+        The same pause seen again afterwards, in a snapshot made before the answer arrived, is not a new one."""
+        if self.paused:
+            self._answered = self._status.message.message_id
         if not self.ended:
             self.state = 0
+
+    def same_pause(self, status: TaskStatus) -> bool:
+        """Whether a status shows the very pause that the task is in."""
+        return status.state == self.state and status.message.message_id == self._status.message.message_id
 
     def has(self, message_id: str) -> bool:
         """Whether the task's history was seen to hold this message."""
@@ -136,7 +145,7 @@ class Tracker:
         """The updates in a task's whole state: only what was not told before."""
         self._bind(task.id, task.context_id)
         for message in task.history:
-            yield from self._message(message)
+            yield from self._message(message, snapshot=True)
         for artifact in task.artifacts:
             known = self._artifacts.get(artifact.artifact_id)
             have = known.parts if known else 0
@@ -147,13 +156,13 @@ class Tracker:
                 yield from self._chunk(missing, have > 0, task.status.state in ENDED, clock)
         if task.HasField("metadata"):
             self._metadata = plain(task.metadata)
-        yield from self._status_updates(task.status)
+        yield from self._status_updates(task.status, snapshot=True)
 
     def _bind(self, task_id: str, context_id: str) -> None:
         self.task_id = task_id or self.task_id
         self.context_id = context_id or self.context_id
 
-    def _status_updates(self, status: TaskStatus) -> Iterator[Update]:
+    def _status_updates(self, status: TaskStatus, *, snapshot: bool = False) -> Iterator[Update]:
         if self.ended:
             return
         if (
@@ -166,7 +175,7 @@ class Tracker:
                 TaskState.TASK_STATE_CANCELED,
             )
         ):
-            yield from self._message(status.message)
+            yield from self._message(status.message, snapshot=snapshot)
         elif status.HasField("message"):
             self._seen.add(status.message.message_id)  # told as the request, or as the reason of the end
         self._move(status.state, status)
@@ -174,15 +183,20 @@ class Tracker:
     def _move(self, state: int, status: TaskStatus) -> None:
         if not state or self.ended:
             return
-        if state in PAUSED and state != self.state:
-            self._pauses += 1
+        if state in PAUSED:
+            if self._answered and status.message.message_id == self._answered:
+                return
+            if state != self.state:
+                self._pauses += 1
         self.state = state
         self._status = status
 
-    def _message(self, message: Message) -> Iterator[Update]:
-        if message.message_id in self._seen:
+    def _message(self, message: Message, *, snapshot: bool = False) -> Iterator[Update]:
+        # the id is required; of messages without one only repeated snapshots of the same words are recognised
+        key = message.message_id or f"\0{text_of(message.parts)}"
+        if key in self._seen and (message.message_id or snapshot):
             return
-        self._seen.add(message.message_id)
+        self._seen.add(key)
         if message.role != Role.ROLE_AGENT:
             return
         text = text_of(message.parts)
@@ -273,7 +287,10 @@ class Tracker:
                 known.text = None
                 return part.raw
             case "data":
-                known.data.append(whole_numbers(plain(part.data)))
+                size = part.data.ByteSize()
+                self._data_bytes += size
+                fits = self._data_bytes <= FINAL_BYTES
+                known.data.append(whole_numbers(plain(part.data)) if fits else {"omitted_bytes": size})
                 return None
             case "url":
                 known.data.append({"url": part.url, "filename": part.filename or None})

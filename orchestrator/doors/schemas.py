@@ -124,7 +124,7 @@ TOOLS: tuple[Tool, ...] = (
         "wait_runs",
         "Wait until any (or all) of these runs is over or needs your answer; returns a short digest of each.",
         {
-            "run_ids": {"type": "array", "items": _s(), "minItems": 1, "maxItems": 100},
+            "run_ids": {"type": "array", "items": _s(), "minItems": 1, "maxItems": 50},
             "until": {"enum": ["any", "all"], "default": "any"},
             "wait_ms": _i("0: do not wait", 20_000, 0, 50_000),
         },

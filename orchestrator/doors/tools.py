@@ -150,7 +150,12 @@ def check_arguments(tool: Tool, validator: Validator, arguments: Mapping[str, An
     if error is not None:
         raise InvalidArgument(_said(tool, error))
     defaults = {name: schema["default"] for name, schema in tool.properties.items() if "default" in schema}
-    return {**defaults, **arguments}
+    return {**defaults, **{name: _whole(tool.properties[name], value) for name, value in arguments.items()}}
+
+
+def _whole(schema: JsonObject, value: Any) -> Any:
+    """1.0 is an integer to JSON Schema, and 1 to us."""
+    return int(value) if schema.get("type") == "integer" and isinstance(value, float) else value
 
 
 def _wanted(tool: Tool, name: str) -> str:

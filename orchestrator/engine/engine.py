@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from orchestrator.backend import Backend
 from orchestrator.engine import spawn
@@ -34,13 +34,16 @@ from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status
 from orchestrator.store import sessions
 from orchestrator.store.create import create_run
 from orchestrator.store.layout import Home, RunDir, Workspace, read_json
-from orchestrator.store.log import RunLog
-from orchestrator.store.masking import Mask, secrets_of, without_placeholders
+from orchestrator.store.log import RunLog, uninterrupted
+from orchestrator.store.masking import Mask, renewed, secrets_of
 from orchestrator.store.reader import RunReader
 
 logger = logging.getLogger(__name__)
 
 _SESSION_POLL_S = 0.2
+CLOSE_S = 0.45
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,7 @@ class Engine:
         self._lives: dict[str, Life] = {}
         self._lines: dict[str, _Line] = {}
         self._closing = False
+        self._owned_tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         self._tasks = asyncio.TaskGroup()
@@ -87,11 +91,22 @@ class Engine:
     async def close(self) -> None:
         """Ends every run as `failed`/`host_lost`, resumable; bounded, for clients kill within half a second."""
         self._closing = True
-        lives = list(self._lives.values())
-        for life in lives:
-            life.stop(Stop("shutdown"))
-        if lives:
-            await asyncio.wait([asyncio.ensure_future(life.over()) for life in lives])
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        while pending := {task for task in self._owned_tasks if not task.done()}:
+            for life in list(self._lives.values()):
+                life.stop(Stop("shutdown"))
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                logger.error("%d runs could not be ended in time; whoever looks at them next ends them", len(pending))
+                return
+            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    def _own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Runs work that outlives its caller, in a task that `close` waits for."""
+        task = self._tasks.create_task(work, name=name)
+        self._owned_tasks.add(task)
+        task.add_done_callback(self._owned_tasks.discard)
+        return task
 
     def log_of(self, run_id: str) -> RunLog | None:
         """The log of a run that lives in this process."""
@@ -113,17 +128,22 @@ class Engine:
     async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         if self._closing:
             raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
+        # finished even when the caller goes away: a run that is on disk has to have a life
+        return await uninterrupted(self._begin(request, backend, caller))
+
+    async def _begin(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         spec, nickname, key = request
         mask = Mask(secrets_of(spec.backend_config, caller.env))
-        creation = asyncio.to_thread(create_run, self.home, spec, mask, nickname=nickname, idempotency_key=key)
-        created = await asyncio.shield(creation)
+        created = await asyncio.to_thread(create_run, self.home, spec, mask, nickname=nickname, idempotency_key=key)
         if created.log is None:
             assert created.existing is not None
             return await self.state(created.existing)
         spec, log = created.spec, created.log
         life = Life(spec, log, backend, caller.env, lambda: self._turn(spec))
         self._lives[spec.run_id] = life
-        self._tasks.create_task(self._live(life), name=spec.run_id)
+        if self._closing:
+            life.stop(Stop("shutdown"))
+        self._own(self._live(life), spec.run_id)
         return log.run
 
     async def _live(self, life: Life) -> None:
@@ -177,7 +197,8 @@ class Engine:
                 raise InvalidArgument("there is nothing to say; give text or input_message")
             await life.steer(message)
             return life.log.run, "steer"
-        await life.answer(request_id, Answer(decision=decision, message=message, backend_config=config))
+        credentials = life.check_credentials(config, caller.env) if config else {}
+        await life.answer(request_id, Answer(decision=decision, message=message, backend_config=credentials))
         return life.log.run, "answer"
 
     async def _resume(
@@ -209,7 +230,7 @@ class Engine:
             created_at=now(),
             session_mode="resume",
             native_session_id=None,
-            backend_config={**without_placeholders(old.backend_config), **config},
+            backend_config=renewed(old.backend_config, config),
             resumed_from_run_id=run.run_id,
         )
         await asyncio.to_thread(spawn.workspace_path, str(spec.cwd))
@@ -242,6 +263,9 @@ class Engine:
 
     async def _bury(self, run_dir: RunDir, run: Run) -> Run:
         """Ends a run that nobody owns any more. One that has a live owner is returned as it is."""
+        return await uninterrupted(self._bury_now(run_dir, run))
+
+    async def _bury_now(self, run_dir: RunDir, run: Run) -> Run:
         try:
             log = await asyncio.to_thread(RunLog.take_over, run_dir, Mask(secrets_of({}, os.environ)))
         except (Conflict, StoreError, OSError):

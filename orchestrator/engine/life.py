@@ -17,7 +17,7 @@ from typing import Literal
 from orchestrator.backend import Backend
 from orchestrator.engine.outcome import LastEvent, last_event
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
-from orchestrator.errors import BackendError, LimitExceeded, StoreError, Unsupported, WrongState
+from orchestrator.errors import BackendError, InvalidArgument, LimitExceeded, StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
     ArtifactChunk,
@@ -29,9 +29,10 @@ from orchestrator.events import (
     message_added,
     waiting_status,
 )
-from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec, Status
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec, Status
 from orchestrator.store import sessions
 from orchestrator.store.log import RunLog, uninterrupted
+from orchestrator.store.masking import renewed
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,21 @@ class Life:
         """Resolves a pending request; see `Requests`."""
         await self._requests.answer(self._requests.find(request_id), answer)
 
+    def check_credentials(self, config: JsonObject, env: Mapping[str, str]) -> JsonObject:
+        """The credentials that came with an answer, with what `auth_token_env` names read from the caller's.
+
+        Raises:
+            InvalidArgument: the backend knows no such key, or the environment no such variable.
+        """
+        if other := config.keys() - {"auth_token", "auth_token_env", "headers"}:
+            raise InvalidArgument(f"an answer takes only credentials in backend_config, not {min(other)!r}")
+        self._backend.check(replace(self.spec, backend_config=renewed(self.spec.backend_config, config)))
+        if (name := config.get("auth_token_env")) is None:
+            return config
+        if name not in env:
+            raise InvalidArgument(f"auth_token_env names {name!r}, which your environment does not have")
+        return {"auth_token": env[name], **{key: value for key, value in config.items() if key == "headers"}}
+
     async def steer(self, message: Message) -> None:
         """Says something to the running agent.
 
@@ -130,8 +146,12 @@ class Life:
                 await self.log.add_chunk(update)
             case Progress() | RemoteRef():
                 await self._ensure_started()
-                data = {**update.payload(), "status": waiting_status(self.log.run.pending)}
-                await self.log.append(update.type, data, durable=isinstance(update, RemoteRef))
+                payload = update.payload()
+                await self.log.append(
+                    update.type,
+                    lambda run: {**payload, "status": waiting_status(run.pending)},
+                    durable=isinstance(update, RemoteRef),
+                )
             case _:
                 await self._ensure_started()
                 await self.log.append(update.type, update.payload())
@@ -189,7 +209,7 @@ class Life:
             self._requests.abandon()
             with contextlib.suppress(StoreError):
                 await self.log.end_artifacts()
-            await self._end(await self._last_event(outcome))
+            await self._end(await self._ending(outcome))
         except Exception:
             logger.exception("run %s could not be ended", self.spec.run_id)
         finally:
@@ -220,7 +240,7 @@ class Life:
     async def _drive(self) -> Outcome:
         async with self._turn():
             spec = self.spec
-            if spec.session_mode != "new":
+            if spec.session_mode == "resume":  # a fork was given its origin's session when it was spawned
                 native = await asyncio.to_thread(self._native_session)
                 spec = replace(spec, native_session_id=native)
             self._clock.go()
@@ -236,6 +256,12 @@ class Life:
                 next_step="spawn a new run with session_mode 'new'",
             )
         return session.native_session_id
+
+    async def _ending(self, outcome: Outcome | Exception | Stop) -> LastEvent:
+        try:
+            return await self._last_event(outcome)
+        except Exception as defect:  # noqa: BLE001  a run that cannot be told how it ended still ended
+            return await self._last_event(defect)
 
     async def _last_event(self, end: Outcome | Exception | Stop) -> LastEvent:
         return await last_event(self.spec, self.log.run, end, bound=self._bound)

@@ -152,6 +152,8 @@ def _schema_problem(schema: JsonObject, value: Any) -> str | None:
         error = next(iter(validator.iter_errors(value)), None)
     except Unresolvable as missing:
         return f"output_schema refers to something it does not contain: {missing}"
+    except Exception as fault:  # noqa: BLE001  a schema is a caller's program: it may recurse, overflow, anything
+        return f"output_schema cannot be applied: {type(fault).__name__}"
     return f"the output does not match output_schema at {error.json_path}: {error.message[:500]}" if error else None
 
 
@@ -164,4 +166,6 @@ def schema_fault(schema: JsonObject) -> str | None:
         validator_for(schema).check_schema(schema)
     except SchemaError as error:
         return f"{error.json_path}: {error.message[:300]}"
+    except Exception as fault:  # noqa: BLE001  see above
+        return f"$: it cannot be read ({type(fault).__name__}: {fault})"
     return None

@@ -6,16 +6,28 @@ Used by one run's `Life`; the log records every step before anybody acts on it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.errors import AlreadyAnswered, BackendError, Conflict, InvalidArgument, WrongState, nearest
+from orchestrator.errors import (
+    AlreadyAnswered,
+    BackendError,
+    Conflict,
+    InvalidArgument,
+    StoreError,
+    WrongState,
+    nearest,
+)
 from orchestrator.events import WAITING_EVENTS, message_added, waiting_status
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution
-from orchestrator.store.log import RunLog
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution, Run, compact
+from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import secrets_of
 
 INPUT_TIMEOUT_S = 24 * 3600.0
+CLAIM_S = 30.0
+"""How long an answer that came just before its expiry may take to be recorded."""
+ID_CHARS = 200
 
 
 @dataclass(slots=True)
@@ -42,6 +54,8 @@ class Requests:
 
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`."""
+        if len(request.request_id) > ID_CHARS:  # the log would preview it, and nobody could name it
+            request = replace(request, request_id=hashlib.sha256(request.request_id.encode()).hexdigest())
         if request.kind == "approval" and self._on_approval != "ask":
             decision = "approve" if self._on_approval == "allow" else "deny"
             outcome: Resolution = "answered" if decision == "approve" else "denied"
@@ -66,17 +80,23 @@ class Requests:
         request = replace(request, expires_at=expires.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         entry = _Open(request, asyncio.get_running_loop().create_future())
         self._open[request.request_id] = entry
-        document = {"request": request.to_json()}
         try:
-            await self._log.append(WAITING_EVENTS[request.waiting], document, durable=True)
+            await self._log.append(WAITING_EVENTS[request.waiting], {"request": request.to_json()}, durable=True)
+        except asyncio.CancelledError:
+            if not entry.claimed:  # written all the same, so it is taken back
+                entry.claimed = True
+                await self._close(entry, "withdrawn")
+            raise
         except BaseException:
             self._open.pop(request.request_id, None)
             raise
         return entry
 
     async def _expire(self, entry: _Open) -> Answer:
-        if entry.claimed:  # an answer came in the same moment, and it counts
-            return await entry.answer
+        if entry.claimed:  # an answer came in the same moment, and counts if it can be recorded
+            await asyncio.wait({entry.answer}, timeout=CLAIM_S)
+            if entry.answer.done():
+                return entry.answer.result()
         entry.claimed = True
         if entry.request.kind == "approval":
             await self._close(entry, "expired", "deny")
@@ -123,32 +143,39 @@ class Requests:
         if entry is None or entry.claimed:
             raise AlreadyAnswered(f"request {request.request_id!r} was resolved before; nothing was changed")
         entry.claimed = True
+        await uninterrupted(self._give(entry, answer))
+
+    async def _give(self, entry: _Open, answer: Answer) -> None:
+        """Records a claimed answer and hands it to the agent. Both or nothing, whatever becomes of the caller."""
+        request_id = entry.request.request_id
         self._log.hide(secrets_of(answer.backend_config, {}))
         outcome: Resolution = "denied" if answer.decision == "deny" else "answered"
         try:
             if answer.message:
-                await self._log.append("message_added", message_added(answer.message, request.request_id))
+                await self._log.append("message_added", message_added(answer.message, request_id))
             await self._close(entry, outcome, answer.decision)
-        except BaseException:
-            entry.claimed = request.request_id not in self._open
+        except StoreError as error:
+            entry.claimed = request_id not in self._open
+            if entry.claimed:
+                raise WrongState("the run ended in the same moment; call get_run") from error
             raise
-        entry.answer.set_result(answer)
+        if not entry.answer.done():
+            entry.answer.set_result(answer)
 
     async def _close(self, entry: _Open, outcome: Resolution, decision: str | None = None) -> None:
         await self._record(entry.request.request_id, outcome, decision)
-        del self._open[entry.request.request_id]
+        self._open.pop(entry.request.request_id, None)
         self._resolved.add(entry.request.request_id)
 
     async def _record(
         self, request_id: str, outcome: Resolution, decision: str | None, detail: str | None = None
     ) -> None:
-        left = tuple(r for r in self._log.run.pending if r.request_id != request_id)
-        resolved: JsonObject = {"request_id": request_id, "outcome": outcome}
-        if decision is not None:
-            resolved["decision"] = decision
-        data: JsonObject = {"status": waiting_status(left), "resolved": resolved}
-        if detail is not None:
-            data["detail"] = detail
+        resolved = compact({"request_id": request_id, "outcome": outcome, "decision": decision})
+
+        def data(run: Run) -> JsonObject:
+            left = tuple(request for request in run.pending if request.request_id != request_id)
+            return compact({"status": waiting_status(left), "resolved": resolved, "detail": detail})
+
         await self._log.append("status_changed", data, durable=True)
 
     def abandon(self) -> None:

@@ -111,7 +111,7 @@ def message_of(arguments: Mapping[str, Any], *, required: bool, text: str = "pro
         raise InvalidArgument(f"there is nothing to do; give {text} or input_message")
     else:
         return None
-    if len(orjson.dumps(message.parts)) > MESSAGE_BYTES:
+    if _size("the message", message.parts) > MESSAGE_BYTES:
         raise LimitExceeded(f"the message is over {MESSAGE_BYTES:,} bytes; put large material into files in cwd")
     return message
 
@@ -169,7 +169,7 @@ def _structured(given: JsonObject) -> Message:
 def _check_part(place: str, given: Any) -> None:
     part = as_object(given) or {}
     kind = part.get("type")
-    if kind not in _PARTS:
+    if not isinstance(kind, str) or kind not in _PARTS:
         raise InvalidArgument(f"{place} must be an object with type text, data or file")
     needed, allowed = _PARTS[kind]
     keys = set(part) - {"type"}
@@ -193,8 +193,15 @@ def _is_base64(text: str) -> bool:
 
 
 def _metadata(metadata: JsonObject | None) -> JsonObject | None:
-    if metadata and len(orjson.dumps(metadata)) > METADATA_BYTES:
+    if metadata and _size("metadata", metadata) > METADATA_BYTES:
         raise LimitExceeded(
             f"metadata is over {METADATA_BYTES:,} bytes; it is for labels, put material into the prompt"
         )
     return metadata or None
+
+
+def _size(what: str, value: Any) -> int:
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError as error:
+        raise InvalidArgument(f"{what} holds what cannot be kept: {error}; write it as a string") from error

@@ -59,6 +59,7 @@ def create_run(home: Home, spec: RunSpec, mask: Mask, *, nickname: str | None, i
                 known = sessions.find_key(workspace, digest)
                 assert known is not None, "a key that is taken has an entry"
                 return Created(spec, None, _same(workspace, known, entry))
+            sessions.add_run(workspace, spec.session_id, spec.run_id)
             undo.pop_all()
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or workspace.root}: {error.strerror}") from error
@@ -88,7 +89,6 @@ def _write(
     undo(log.close)
     undo(_forget, home, spec.run_id)
     home.add(run_dir, live=True)
-    sessions.add_run(workspace, spec.session_id, spec.run_id)
     sync_directory(str(run_dir.path.parent))
     return log, spec
 

@@ -149,7 +149,7 @@ class Home:
         content = os.fsencode(run.path)
         for folder in (self.runs, self.live) if live else (self.runs,):
             make_directory(folder)
-            write_new(str(folder / run.run_id), content, exist_ok=True)
+            replace_file(str(folder / run.run_id), content)
 
     def settle(self, run_id: str) -> None:
         """Takes a run that is over out of `live`."""

@@ -32,6 +32,7 @@ from orchestrator.store.spool import Spool, discard_unfinished
 
 logger = logging.getLogger(__name__)
 
+Data = JsonObject | Callable[[Run], JsonObject]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -77,7 +78,11 @@ class RunLog:
             replace_file(run_dir.file("spec.json"), orjson.dumps(document, option=orjson.OPT_INDENT_2), durable=True)
             replace_file(run_dir.file("reserve"), bytes(RESERVE_BYTES))
             log = cls(run_dir, mask, Run.queued(RunSpec.from_json(document)), 0, lock)
-            log.write_owner()
+            try:
+                log.write_owner()
+            except StoreError:
+                os.close(log._fd)
+                raise
         return log
 
     @classmethod
@@ -105,17 +110,18 @@ class RunLog:
             for spool, _ in self._spools.values():
                 spool.hide(self._mask)
 
-    async def append(self, event_type: str, data: JsonObject, *, durable: bool = False) -> Event:
+    async def append(self, event_type: str, data: Data, *, durable: bool = False) -> Event:
         """Adds an event and publishes it. Once begun it is finished, even when the caller is cancelled.
 
         Args:
+            data: the event's data, or what makes it from the run as it is when the event's turn comes.
             durable: fsync the line before it is published.
 
         Raises:
             StoreError: it could not be written; the log is as it was.
         """
         if not durable and not self._writing.locked():
-            event = self._next(event_type, data)
+            event = self._next(event_type, data(self.run) if callable(data) else data)
             try:
                 line = _line(event)
             except orjson.JSONEncodeError:
@@ -130,9 +136,10 @@ class RunLog:
                     return event
         return await uninterrupted(self._append(event_type, data, durable))
 
-    async def _append(self, event_type: str, data: JsonObject, durable: bool) -> Event:
+    async def _append(self, event_type: str, data: Data, durable: bool) -> Event:
         async with self._writing:
-            event, run, size = await asyncio.to_thread(self._record, event_type, data, durable)
+            made = data(self.run) if callable(data) else data
+            event, run, size = await asyncio.to_thread(self._record, event_type, made, durable)
             self._publish(run, size)
             return event
 

@@ -36,6 +36,8 @@ def secrets_of(backend_config: JsonObject, env: Mapping[str, str]) -> frozenset[
         return value
 
     _through(backend_config, collect)
+    if isinstance(name := backend_config.get("auth_token_env"), str) and name in env:
+        collect(env[name])
     found.update(
         value
         for name, value in env.items()
@@ -57,6 +59,14 @@ def without_placeholders(backend_config: JsonObject) -> JsonObject:
             continue
         kept[key] = without_placeholders(cast(JsonObject, value)) if isinstance(value, dict) else value
     return kept
+
+
+def renewed(stored: JsonObject, given: JsonObject) -> JsonObject:
+    """A stored configuration with newly given values in it; a credential given in one way replaces the other way."""
+    kept = without_placeholders(stored)
+    if given.keys() & {"auth_token", "auth_token_env"}:
+        kept = {key: value for key, value in kept.items() if key not in ("auth_token", "auth_token_env")}
+    return {**kept, **given}
 
 
 def _through(config: JsonObject, secret: Callable[[str], str]) -> JsonObject:

@@ -100,8 +100,8 @@ def waiting(runs: int = 200) -> Iterator[Figure]:
                 )["run_id"]
                 for _ in range(runs)
             ]
-            for start in range(0, runs, 100):
-                ids = spawned[start : start + 100]
+            for start in range(0, runs, 50):
+                ids = spawned[start : start + 50]
                 while not client.call("wait_runs", run_ids=ids, until="all", wait_ms=50_000)["done"]:
                     pass
             yield Figure(

@@ -56,12 +56,14 @@ class Bench:
 
     async def finished(self, *runs: str) -> list[JsonObject]:
         """The digests of the runs once all are over."""
-        while True:
-            arguments = {"run_ids": list(runs), "until": "all", "wait_ms": 50_000}
-            digest = await self.tools.call("wait_runs", arguments)
-            if digest["done"]:
-                assert all(run["status"] == "completed" for run in digest["runs"]), digest
-                return digest["runs"]
+        digests: list[JsonObject] = []
+        for start in range(0, len(runs), 50):
+            arguments = {"run_ids": list(runs[start : start + 50]), "until": "all", "wait_ms": 50_000}
+            while not (digest := await self.tools.call("wait_runs", arguments))["done"]:
+                pass
+            digests += digest["runs"]
+        assert all(run["status"] == "completed" for run in digests), digests
+        return digests
 
     def run_dir(self, run_id: str) -> Path:
         """The directory of a run."""

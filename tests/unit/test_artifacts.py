@@ -129,6 +129,33 @@ async def test_the_end_of_a_field_is_an_empty_page_and_what_lies_past_it_an_erro
     log.close()
 
 
+def test_the_largest_field_is_trimmed_first_and_alone_if_that_is_enough() -> None:
+    data: JsonObject = {"small": ["x" * 900] * 4, "large": ["x" * 900] * 30}
+    small, stored = plan("tool_finished", data)
+    assert list(stored) == ["/large"]
+    assert small["small"] == data["small"]
+    assert 0 < len(small["large"]) < 30
+
+
+async def test_fields_that_a_dead_owner_had_stored_are_in_nobodys_way(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    left = log.dir.artifact_dir(1, "command_finished")
+    left.mkdir(parents=True)
+    (left / "output.0001.txt").write_text("old")
+    event = await _stored(log, "command_finished", {"output": "new" * 1_000})
+    assert whole_field(log.dir, event, "/output") == "new" * 1_000
+    log.close()
+
+
+async def test_a_page_says_what_it_holds(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    event = await _stored(log, "tool_finished", {"tool": "é" * 3_000, "result": {"k": [1]}, "short": "é"})
+    assert read_field(log.dir, event, "/tool", 4, 5) == ("text/plain", "utf-8", 6_000, "éé", 4, 4)
+    assert read_field(log.dir, event, "/short", 0, 9) == ("text/plain", "utf-8", 2, "é", 0, 2)
+    assert read_field(log.dir, event, "/result", 0, 9) == ("application/json", "utf-8", 9, '{"k":[1]}', 0, 9)
+    log.close()
+
+
 async def test_chunk_files_joined_are_the_field_and_the_manifest_names_them(home: Home, cwd: Path) -> None:
     log = new_log(home, cwd)
     text = "é" * 100_000

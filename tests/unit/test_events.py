@@ -92,6 +92,17 @@ def test_a_run_begins_queued_and_runs_once_it_started() -> None:
     assert run.started_at == run.updated_at
 
 
+def test_a_summary_is_cut_where_it_gets_too_long_and_not_before() -> None:
+    for length in (SUMMARY_CHARS - 1, SUMMARY_CHARS):
+        assert _after(("agent_message", {"text": "x" * length})).summary == "x" * length
+    assert _after(("agent_message", {"text": "x" * 201})).summary == "x" * (SUMMARY_CHARS - 1) + "…"
+
+
+def test_what_was_said_changes_nothing_of_a_run_but_its_summary() -> None:
+    assert not changes_state("agent_message")
+    assert concerns_fold("agent_message")
+
+
 def test_a_run_waits_until_its_last_request_is_resolved() -> None:
     asked = (_asked("r1"), _asked("r2", "auth"), _asked("r3", "approval"))
     assert [_after(*asked[:n]).status for n in (1, 2, 3)] == ["input_required", "auth_required", "auth_required"]

@@ -204,6 +204,26 @@ def test_the_index_is_only_a_cache(home: Home, cwd: Path) -> None:
     assert RunIndex(home).find(run_id, gone).path == gone / ".orchestrator/runs" / run_id
 
 
+def test_runs_that_only_their_workspace_knows_are_listed_and_entered_again(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    log.close()
+    entry = home.runs / log.run.run_id
+    entry.unlink()
+    home.settle(log.run.run_id)
+    (cwd / ".orchestrator/runs/no run").mkdir()
+    assert list(RunIndex(home).below(cwd, None)) == [log.dir]
+    assert entry.read_bytes() == os.fsencode(log.dir.path)
+    assert os.listdir(home.live) == []
+
+
+def test_a_near_miss_of_a_run_is_found_in_the_index_too(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    log.close()
+    run_id = log.run.run_id
+    with pytest.raises(RunNotFound, match=f"did you mean '{run_id}'"):
+        RunIndex(home).find(run_id[:-1], Path("/"))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00", b"/nowhere/run_1", b"\xff\xfe"])
 def test_a_damaged_entry_of_the_index_is_none(home: Home, cwd: Path, content: bytes) -> None:
     home.runs.mkdir(parents=True)
@@ -227,5 +247,6 @@ def test_runs_are_listed_newest_first_at_or_below_a_directory(home: Home, cwd: P
     assert list(index.below(cwd, None)) == [run for run in newest if run.workspace.cwd != beside]
     assert list(index.below(inner, None)) == [runs[1]]
     assert list(index.below(cwd, newest[0].run_id)) == [runs[1], runs[0]]
-    home.settle(runs[0].run_id)
+    for _ in range(2):
+        home.settle(runs[0].run_id)
     assert set(os.listdir(home.live)) == {run.run_id for run in runs[1:]}

@@ -20,6 +20,7 @@ from orchestrator.store.layout import Home, read_json
 from orchestrator.store.log import SNAPSHOT_EVERY, RunLog
 from orchestrator.store.masking import Mask
 from orchestrator.store.reader import RunReader
+from orchestrator.store.serial import serialisable
 from tests.unit.runs import FAILED, events_of, folded, json_values, new_log, temporary_log, texts
 
 REQUEST: JsonObject = {"request": {"request_id": "r1", "kind": "question", "text": "Which one?"}}
@@ -164,6 +165,26 @@ async def test_half_a_surrogate_in_a_message_breaks_neither_the_log_nor_the_snap
     assert RunReader(log.dir).state().run == log.run
     assert orjson.dumps(log.run.to_json())
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (2**64, str(2**64)),
+        (2**64 - 1, 2**64 - 1),
+        (-(2**63) - 1, str(-(2**63) - 1)),
+        (-(2**63), -(2**63)),
+        (-1, -1),
+        ("\ud800x", "?x"),
+        ((1, "\udfff"), [1, "?"]),
+        ({"\ud800": None, 1: True}, {"?": None, "1": True}),
+        (1.5, 1.5),
+        (Path("/a"), "/a"),
+    ],
+)
+def test_a_value_loses_only_what_json_cannot_hold(value: object, kept: object) -> None:
+    beside = 2**70  # what forces the way of replacement
+    assert serialisable([value, beside]) == [kept, str(beside)]
 
 
 @pytest.mark.parametrize("depth", [200, 255, 600, 990])

@@ -65,6 +65,28 @@ def test_a_page_of_a_long_log_costs_a_small_part_of_it(run_dir: RunDir, bytes_re
     assert sum(bytes_read) < size / 20
 
 
+def test_a_log_of_long_lines_is_bisected_too(run_dir: RunDir, bytes_read: list[int]) -> None:
+    lines = [
+        b'{"seq":%d,"ts":"2026-01-02T03:04:05.678Z","type":"agent_message","data":{"text":"%s"}}\n'
+        % (seq, b"x" * 30_000)
+        for seq in range(1, 301)
+    ]
+    Path(run_dir.file("events.jsonl")).write_bytes(b"".join(lines))
+    for seq in (1, 2, 100, 299, 300):
+        bytes_read.clear()
+        event = RunReader(run_dir).event(seq)
+        assert event is not None
+        assert event.seq == seq
+        assert sum(bytes_read) < 1_000_000
+    assert RunReader(run_dir).event(301) is None
+
+
+def test_the_state_of_a_long_log_ends_where_the_log_does(run_dir: RunDir) -> None:
+    size = _numbered(run_dir, 20_000)
+    state = RunReader(run_dir).state()
+    assert (state.run.last_seq, state.offset) == (20_000, size)
+
+
 def test_what_is_skipped_is_not_parsed(run_dir: RunDir) -> None:
     """The data of all other events is no JSON; reading it would fail."""
     _numbered(run_dir, 5_000, whole_from=4_990)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ def test_the_same_key_with_other_arguments_is_a_conflict(home: Home, cwd: Path) 
         with pytest.raises(Conflict, match="other arguments"):
             create(home, cwd, key="k", **other)
     assert {path for path in files_below(cwd) if path.parent.name != "keys"} == before
+
+
+def test_the_key_of_a_run_that_is_gone_is_free_again(home: Home, cwd: Path) -> None:
+    first = create(home, cwd, key="k")
+    assert first.log is not None
+    first.log.close()
+    shutil.rmtree(first.log.dir.path)
+    second = create(home, cwd, key="k")
+    assert second.log is not None
+    second.log.close()
+    assert create(home, cwd, key="k").existing == second.log.dir
 
 
 def test_credentials_may_be_renewed_under_the_same_key(home: Home, cwd: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.events import ArtifactChunk, Event
 from orchestrator.store.artifacts import CHUNK_BYTES, LEAF_BYTES, read_field
-from orchestrator.store.layout import Home
+from orchestrator.store.layout import Home, read_json
 from orchestrator.store.log import RunLog
 from orchestrator.store.reader import RunReader
 from orchestrator.store.spool import Spool
@@ -60,6 +60,62 @@ async def test_a_streamed_binary_is_its_pieces_joined(arrived: list[tuple[bytes,
             got += base64.b64decode(page.content)
         assert got == whole
         assert event.data["data"] == {"bytes": len(whole)}
+
+
+async def test_a_page_of_a_streamed_binary_is_not_larger_than_asked_for(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    content = bytes(range(256)) * 600
+    await log.add_chunk(ArtifactChunk(artifact_id="b", name="b", content=content, last=True))
+    event = _last(log)
+    for offset, limit in ((0, 10), (CHUNK_BYTES - 3, 10), (len(content) - 4, 10)):
+        page = read_field(log.dir, event, "/data", offset, limit)
+        assert base64.b64decode(page.content) == content[offset : offset + limit]
+        assert (page.offset, page.returned_bytes) == (offset, len(content[offset : offset + limit]))
+    log.close()
+
+
+@pytest.mark.parametrize("binary", [False, True])
+async def test_a_streamed_artifact_is_described_in_its_event_and_its_manifest(
+    home: Home, cwd: Path, binary: bool
+) -> None:
+    log = new_log(home, cwd)
+    left = log.dir.artifact_dir(1, "artifact_added")
+    left.mkdir(parents=True)
+    (left / "left.txt").write_text("by an owner that died")
+    content = "x" * 270_000
+    given = content.encode() if binary else content
+    await log.add_chunk(ArtifactChunk(artifact_id="a", content=given, last=True))
+    event = _last(log)
+    pointer, suffix = ("/data", "bin") if binary else ("/text", "txt")
+    refs = event.data["artifact_refs"]
+    assert refs == {
+        pointer: {
+            "field_path": pointer,
+            "relpath": f"artifacts/000001-artifact_added/content.0001.{suffix}",
+            "mime": "application/octet-stream" if binary else "text/plain",
+            "encoding": "base64" if binary else "utf-8",
+            "total_bytes": 270_000,
+            "chunk_count": 5,
+            "truncated": False,
+        }
+    }
+    manifest = {"seq": 1, "type": "artifact_added", "chunk_bytes": CHUNK_BYTES, "fields": refs}
+    assert read_json(left / "manifest.json") == manifest
+    assert sorted(path.name for path in left.iterdir()) == [f"content.000{n}.{suffix}" for n in range(1, 6)] + [
+        "manifest.json"
+    ]
+    assert binary or "… 270,000 bytes …" in event.data["text"]
+    log.close()
+
+
+@pytest.mark.parametrize(("size", "stored"), [(LEAF_BYTES, False), (LEAF_BYTES + 1, True)])
+async def test_a_streamed_text_that_fits_its_event_is_stored_there_alone(
+    home: Home, cwd: Path, size: int, stored: bool
+) -> None:
+    log = new_log(home, cwd)
+    await log.add_chunk(ArtifactChunk(artifact_id="a", content="x" * size, last=True))
+    assert ("artifact_refs" in _last(log).data) is stored
+    log.close()
 
 
 async def test_artifacts_may_arrive_side_by_side_and_end_with_the_task(home: Home, cwd: Path) -> None:

@@ -159,7 +159,7 @@ async def test_a_damaged_owner_file_does_not_lock_a_run_for_ever(home: Home, cwd
     log.close()
     Path(log.dir.file("owner.json")).write_bytes(owner)
     after = RunLog.take_over(log.dir, NO_SECRETS)
-    assert _epoch(log.dir) >= 1
+    assert _epoch(log.dir) == 1
     await after.end("run_failed", FAILED)
     after.close()
     assert RunReader(log.dir).state().run.terminal

@@ -1,0 +1,1 @@
+"""Which faults the tests would not notice; see `scripts/mutation`."""
