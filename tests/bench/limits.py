@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +40,16 @@ def append_lines() -> Iterator[Figure]:
     yield rate("limit: dump and append a line", samples)
 
 
-def sdk_alone(v03: bool) -> Iterator[Figure]:
+async def sdk_alone(v03: bool) -> AsyncIterator[Figure]:
     """The A2A SDK's client and httpx alone, reading the stream that the run reads."""
     version = "0.3" if v03 else "1.0"
     count = 6000
     flags = ["--v03"] if v03 else []
     with child("tests.bench.replay", "--count", str(count), *flags) as server:
         base = first_line(server)
-        yield rate(f"limit: SDK client alone, {version}", [asyncio.run(_sdk(base, count)) for _ in range(3)])
+        yield rate(f"limit: SDK client alone, {version}", [await _sdk(base, count) for _ in range(3)])
         yield rate(
-            f"limit: raw event stream by httpx, {version}", [asyncio.run(_raw(base, count, v03)) for _ in range(3)]
+            f"limit: raw event stream by httpx, {version}", [await _raw(base, count, v03) for _ in range(3)]
         )
 
 
