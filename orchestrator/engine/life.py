@@ -74,7 +74,8 @@ class Life:
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
         self._started = False
-        self._bound = spec.session_mode != "new"
+        self._starting = asyncio.Lock()
+        self._bound = spec.session_mode == "resume"
         self._steering: asyncio.Queue[Message] = asyncio.Queue(STEERING_LIMIT)
         limits = spec.limits
         self._requests = Requests(log, spec.on_approval, float(limits.get("input_timeout_s", INPUT_TIMEOUT_S)))
@@ -172,12 +173,16 @@ class Life:
             yield await self._steering.get()
 
     async def _start(self, update: Started) -> None:
-        self._started = True
-        if update.native_session_id is not None:
-            await self._bind_session(update.native_session_id)
-        data = {**update.payload(), "cwd": str(self.spec.cwd)}
-        await self.log.append(update.type, data, durable=True)
-        await self._sent(self.spec.message)
+        """Writes `run_started` before anything else, once, however many tasks of the agent begin at the same time."""
+        async with self._starting:
+            if update.native_session_id is not None:
+                await self._bind_session(update.native_session_id)
+            if self._started:
+                return
+            data = {**update.payload(), "cwd": str(self.spec.cwd)}
+            await self.log.append(update.type, data, durable=True)
+            self._started = True
+            await self._sent(self.spec.message)
 
     async def _ensure_started(self) -> None:
         if not self._started:

@@ -36,6 +36,8 @@ class _Open:
     answer: asyncio.Future[Answer]
     claimed: bool = False
     """Somebody is resolving it: nobody else may."""
+    waiters: int = 0
+    """How many of the agent's tasks wait for the answer; the last one to go away withdraws the request."""
 
 
 class Requests:
@@ -64,16 +66,19 @@ class Requests:
         entry = self._open.get(request.request_id)
         if entry is None:
             entry = await self._announce(request)
+        entry.waiters += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.shield(entry.answer)
         except TimeoutError:
             return await self._expire(entry)
         except asyncio.CancelledError:
-            if not entry.claimed:
+            if not entry.claimed and entry.waiters == 1:
                 entry.claimed = True
                 await self._close(entry, "withdrawn")
             raise
+        finally:
+            entry.waiters -= 1
 
     async def _announce(self, request: InputRequest) -> _Open:
         expires = datetime.now(UTC) + timedelta(seconds=self._timeout_s)
@@ -93,20 +98,25 @@ class Requests:
         return entry
 
     async def _expire(self, entry: _Open) -> Answer:
-        if entry.claimed:  # an answer came in the same moment, and counts if it can be recorded
+        if entry.claimed:  # an answer came in the same moment, or another who waits for it expires it
             await asyncio.wait({entry.answer}, timeout=CLAIM_S)
             if entry.answer.done():
                 return entry.answer.result()
         entry.claimed = True
         if entry.request.kind == "approval":
             await self._close(entry, "expired", "deny")
-            return Answer(decision="deny", message=Message.of_text("nobody answered in time"))
-        await self._close(entry, "expired")
-        raise BackendError(
-            "input_timeout",
-            f"nobody answered {entry.request.request_id!r} within {self._timeout_s:g} s: {entry.request.text[:200]}",
-            next_step="call continue_run with the answer as text to go on in the same session",
-        )
+            entry.answer.set_result(Answer(decision="deny", message=Message.of_text("nobody answered in time")))
+        else:
+            await self._close(entry, "expired")
+            entry.answer.set_exception(
+                BackendError(
+                    "input_timeout",
+                    f"nobody answered {entry.request.request_id!r} within {self._timeout_s:g} s: "
+                    f"{entry.request.text[:200]}",
+                    next_step="call continue_run with the answer as text to go on in the same session",
+                )
+            )
+        return entry.answer.result()
 
     def find(self, request_id: str | None) -> InputRequest:
         """The request that an answer is meant for; the only one pending if no id is given.

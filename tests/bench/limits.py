@@ -48,9 +48,7 @@ async def sdk_alone(v03: bool) -> AsyncIterator[Figure]:
     with child("tests.bench.replay", "--count", str(count), *flags) as server:
         base = first_line(server)
         yield rate(f"limit: SDK client alone, {version}", [await _sdk(base, count) for _ in range(3)])
-        yield rate(
-            f"limit: raw event stream by httpx, {version}", [await _raw(base, count, v03) for _ in range(3)]
-        )
+        yield rate(f"limit: raw event stream by httpx, {version}", [await _raw(base, count, v03) for _ in range(3)])
 
 
 async def _sdk(base: str, count: int) -> float:

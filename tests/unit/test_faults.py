@@ -12,11 +12,14 @@ from typing import Any
 import orjson
 import pytest
 
+from orchestrator.backend import RunContext
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import OrchestratorError
-from orchestrator.model import JsonObject
+from orchestrator.events import AgentMessage
+from orchestrator.model import Completed, InputRequest, JsonObject, Outcome, RequestKind
 from tests.conftest import open_tools
 from tests.fake_agent import FakeAgent, Reply, said, task, update
+from tests.unit.agents import Agent, desk
 
 
 class SlowSync:
@@ -247,3 +250,28 @@ async def test_read_only_is_refused_where_the_agent_is_not_to_be_told(
     spawned = await tools.call("spawn_run", {**arguments, "backend_config": config})
     assert (await settled(tools, spawned["run_id"]))["error"]["code"] == "unsupported"
     assert agent.methods() == []
+
+
+async def test_an_agent_that_begins_in_two_places_at_once_starts_once(cwd: Path) -> None:
+    async def begin(ctx: RunContext) -> Outcome:
+        await asyncio.gather(*(ctx.emit(AgentMessage(text=str(number))) for number in range(5)))
+        return Completed(final_response="done")
+
+    async with desk(cwd, Agent(begin)) as tools:
+        run = await tools.over(await tools.spawn())
+        page = await tools.call("poll_events", run_id=run["run_id"])
+    types = [event["type"] for event in page["events"]]
+    assert types[0] == "run_started"
+    assert types.count("run_started") == 1
+
+
+@pytest.mark.parametrize("kind", ["approval", "question"])
+async def test_all_who_wait_for_one_answer_are_told_when_it_expires(cwd: Path, kind: RequestKind) -> None:
+    async def begin(ctx: RunContext) -> Outcome:
+        request = InputRequest(request_id="one", kind=kind, text="Well?")
+        told = await asyncio.gather(ctx.ask(request), ctx.ask(request), return_exceptions=True)
+        return Completed(final_response=",".join(type(answer).__name__ for answer in told))
+
+    async with desk(cwd, Agent(begin)) as tools:
+        run = await tools.over(await tools.spawn(limits={"input_timeout_s": 0.1}))
+    assert run["result"]["final_response"] in ("Answer,Answer", "BackendError,BackendError")
