@@ -22,7 +22,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "mutants"
 JUDGED = Path(__file__).with_name("judged.toml")
-SEED, COUNT = 1, 400
+SEED, COUNT = 1, 120
 FEW, MANY = "10", "30"
 SURVIVED = {0: "survived", 33: "no test reaches it", None: "not tried"}
 """By mutmut's exit codes. All others are kinds of death, also a timeout."""
