@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 from orchestrator.model import (
     TERMINAL,
-    WAITING,
     Failure,
     InputRequest,
     JsonObject,
@@ -261,11 +260,6 @@ def fold(run: Run, event: Event) -> Run:
     return run.evolve(last_seq=event.seq, updated_at=event.ts, **changes)
 
 
-def changes_state(event_type: str) -> bool:
-    """Whether an event of this type can change more of a run than its summary and its counters."""
-    return event_type in _STEPS and event_type != "agent_message"
-
-
 def concerns_fold(event_type: str) -> bool:
     """Whether `fold` looks at the data of such events. A reader need not parse the others."""
     return event_type in _STEPS
@@ -336,6 +330,3 @@ _STEPS: dict[str, Callable[[Run, Event], JsonObject]] = {
     "run_failed": _run_failed,
     "rejected": _run_failed,
 }
-
-WAITING_EVENTS: dict[Status, str] = {status: status.value for status in WAITING}
-"""The event that announces each kind of waiting."""

@@ -150,7 +150,7 @@ class InputRequest(Document):
 
     @property
     def waiting(self) -> Status:
-        """The status of a run that waits for this."""
+        """The status of a run that waits for this; the event that announces it has the same name."""
         return Status.AUTH_REQUIRED if self.kind == "auth" else Status.INPUT_REQUIRED
 
 

@@ -214,10 +214,9 @@ class _Drive:
             return
         if tracker.context_id != (self._bound_to[1] or self._spec.native_session_id or self._spec.session_id):
             await self._ctx.emit(SessionBound(native_session_id=tracker.context_id))
-        if not tracker.task_id:
-            self._bound_to = here
-            return
         self._bound_to = here
+        if not tracker.task_id:
+            return
         ref = {
             "task_id": tracker.task_id,
             "context_id": tracker.context_id,

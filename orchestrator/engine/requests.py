@@ -19,7 +19,7 @@ from orchestrator.errors import (
     WrongState,
     nearest,
 )
-from orchestrator.events import WAITING_EVENTS, message_added, waiting_status
+from orchestrator.events import message_added, waiting_status
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution, Run, compact
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import secrets_of
@@ -86,7 +86,7 @@ class Requests:
         entry = _Open(request, asyncio.get_running_loop().create_future())
         self._open[request.request_id] = entry
         try:
-            await self._log.append(WAITING_EVENTS[request.waiting], {"request": request.to_json()}, durable=True)
+            await self._log.append(request.waiting.value, {"request": request.to_json()}, durable=True)
         except asyncio.CancelledError:
             if not entry.claimed:  # written all the same, so it is taken back
                 entry.claimed = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -110,9 +109,3 @@ def first_line(process: subprocess.Popen[bytes]) -> str:
     """The line by which a child says that it is ready."""
     assert process.stdout is not None
     return process.stdout.readline().decode().strip()
-
-
-async def settle() -> None:
-    """Lets everything that is due run."""
-    for _ in range(3):
-        await asyncio.sleep(0)
