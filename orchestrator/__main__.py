@@ -1,18 +1,13 @@
-"""The command `orchestrator`, and the one place where everything is put together.
+"""The command `orchestrator`, and the one place where an in-process server is put together.
 
-`mcp` serves the tools to one MCP client on stdin and stdout, with the runs in this same process.
+`mcp` is started by every client for every session, so the way to the bridge loads nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from orchestrator import __version__
 
@@ -20,17 +15,47 @@ THREADS = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns its exit code; a server ends the process itself."""
+    """Runs a command. Returns its exit code; an in-process server ends the process itself."""
     options = _parser().parse_args(arguments)
     if sys.platform == "win32":
         sys.stderr.write("orchestrator needs Linux or macOS; on Windows run it inside WSL\n")
         return 2
-    level = logging.DEBUG if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return _mcp(options) if options.command == "mcp" else _host(options)
+
+
+def _mcp(options: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         sys.stderr.write("serving MCP on stdin and stdout; this is for MCP clients to start (end it with Ctrl-C)\n")
-    asyncio.run(_serve(scripted=options.scripted))
+    if not options.in_process:
+        from orchestrator.host import bridge
+
+        if bridge.run(scripted=options.scripted):
+            return 0
+    _serve_in_process(scripted=options.scripted, verbose=options.verbose)
     return 0
+
+
+def _host(options: argparse.Namespace) -> int:
+    from orchestrator.host import commands
+    from orchestrator.host.place import HostError
+
+    try:
+        match options.action:
+            case "start":
+                return commands.start()
+            case "status":
+                return commands.status(as_json=options.json)
+            case "stop":
+                return commands.stop(cancel=options.cancel, wait=not options.no_wait)
+            case "logs":
+                return commands.logs(follow=options.follow, lines=options.lines)
+            case _:
+                from orchestrator.host.serve import serve
+
+                return serve(key=options.key, lock=options.lock, status=options.status, detach=options.detach)
+    except HostError as error:
+        sys.stderr.write(f"orchestrator: host_unavailable: {error}\n")
+        return 6
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,27 +67,57 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"orchestrator {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     mcp = commands.add_parser("mcp", help="serve the tools to an MCP client on stdin and stdout")
-    mcp.add_argument("--in-process", action="store_true", help="keep the runs in this process (the only way for now)")
+    mcp.add_argument("--in-process", action="store_true", help="keep the runs in this process: they end with it")
     mcp.add_argument(
         "--scripted", action="store_true", help="also offer the backend 'scripted', an agent without a model"
     )
-    mcp.add_argument("--verbose", action="store_true", help="log what happens to stderr")
+    mcp.add_argument("--verbose", action="store_true", help="with --in-process: log what happens to stderr")
+    host = commands.add_parser("host", help="the process that owns the live runs; clients start it on demand")
+    actions = host.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("start", help="start it if it is not running")
+    status = actions.add_parser("status", help="say whether it runs, and what it does (exit code 6: it does not run)")
+    status.add_argument("--json", action="store_true", help="as one JSON document")
+    stop = actions.add_parser("stop", help="end it when its live runs are over")
+    stop.add_argument("--cancel", action="store_true", help="cancel the live runs")
+    stop.add_argument("--no-wait", action="store_true", help="return at once")
+    logs = actions.add_parser("logs", help="print the end of its log")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
+    logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
+    serve = actions.add_parser("serve", help="be the host, in the foreground")
+    serve.add_argument("--detach", action="store_true", help=argparse.SUPPRESS)
+    serve.add_argument("--key", help=argparse.SUPPRESS)
+    serve.add_argument("--lock", type=int, help=argparse.SUPPRESS)
+    serve.add_argument("--status", type=int, help=argparse.SUPPRESS)
     return parser
 
 
-async def _serve(*, scripted: bool) -> None:
+def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
+    import asyncio
+    import logging
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
+
     from backends import BACKENDS, SCRIPTED, Backends
     from orchestrator.doors.mcp import serve_stdio
     from orchestrator.doors.tools import Tools
     from orchestrator.engine.engine import Caller, Engine
+    from orchestrator.host.client import call
     from orchestrator.store.layout import Home
 
-    # slow disks hold threads; those of one run must not be all that there are
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
-    backends = Backends({**BACKENDS, **SCRIPTED} if scripted else BACKENDS)
-    async with Engine(Home.default(), backends.load) as engine:
+    async def run() -> None:
+        # slow disks hold threads; those of one run must not be all that there are
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
+        backends = Backends({**BACKENDS, **SCRIPTED} if scripted else BACKENDS)
         caller = Caller(cwd=Path.cwd(), env=dict(os.environ))
-        await serve_stdio(Tools(engine, caller), engine.close)
+        async with Engine(Home.default(), backends.load, scope=caller.cwd) as engine:
+            with engine.client(caller):
+                await engine.recover()
+                await serve_stdio(Tools(engine, caller, call), engine.close)
+
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

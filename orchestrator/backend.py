@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from orchestrator.events import Update
 from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec
 
-Ability = Literal["steer", "resume", "fork", "permission", "images"]
+Ability = Literal["steer", "resume", "fork", "permission", "images", "attach"]
 
 
 class RunContext(Protocol):
@@ -21,6 +21,14 @@ class RunContext(Protocol):
     @property
     def env(self) -> Mapping[str, str]:
         """The environment of the client that asked for the run. Held in memory only."""
+        ...
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this process ends and the run goes on under its next owner: stop, and leave the remote work alone.
+
+        Only for backends that can `attach`.
+        """
         ...
 
     async def emit(self, update: Update) -> None:
@@ -69,8 +77,18 @@ class Backend(Protocol):
         """
         ...
 
+    def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:
+        """Whether an environment has what this run needs.
+
+        Asked after a crash, when the environment of the run's client is lost: a run that is not ready with an empty
+        one waits for a client at the same place.
+        """
+        ...
+
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """Drives one run from first prompt to outcome. Called once per run, by one task; many runs at a time.
+
+        With `spec.attach` the run had begun under another owner: only backends that can `attach` get such a spec.
 
         Cancellation is the only stop signal: clean up in `finally`, every await there with a deadline. Expected
         trouble is raised as `BackendError`; any other exception is a defect and is recorded as one (`internal`).

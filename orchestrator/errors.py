@@ -112,7 +112,15 @@ class BackendUnavailable(OrchestratorError):
 
 
 class NotOwner(OrchestratorError):
-    """Another live process owns the run, and the command has to go there."""
+    """Another live process owns the run, and the command has to go there.
+
+    Args:
+        socket: where that process takes commands; None if it takes none.
+    """
+
+    def __init__(self, message: str, *, socket: str | None = None) -> None:
+        super().__init__(message)
+        self.socket = socket
 
 
 class HostRestarted(OrchestratorError):

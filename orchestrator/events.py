@@ -35,11 +35,13 @@ class Event:
     data: JsonObject
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """What a backend reports by `ctx.emit`. Field names are those of the event's data."""
 
-    __slots__ = ()
     type: ClassVar[str] = ""
+    remote_seq: int | None = None
+    """The number that a remote agent gave to it, kept with the event: by it the next owner knows what was told."""
 
     def payload(self) -> JsonObject:
         """The event's data, without absent values."""
@@ -274,6 +276,7 @@ def _run_started(run: Run, event: Event) -> JsonObject:
     data = event.data
     return {
         "status": Status.RUNNING,
+        "detail": None,
         "started_at": event.ts,
         "native_session_id": data.get("native_session_id"),
         "permission_enforced": data.get("permission_enforced"),

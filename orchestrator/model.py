@@ -231,6 +231,20 @@ Outcome = Completed | Failed | Rejected | Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """What the next owner of a run that had begun knows of it, from its log: how to find it, and what was told."""
+
+    remote_ref: JsonObject | None
+    pending: tuple[InputRequest, ...] = ()
+    message_ids: frozenset[str] = frozenset()
+    last_message: str = ""
+    artifact_ids: frozenset[str] = frozenset()
+    remote_seqs: frozenset[int] = frozenset()
+    answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
+    """By request id: what the caller said, which may have reached the agent or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec(Document):
     """What the caller asked for. Written once to `spec.json` (credentials masked) and never changed."""
 
@@ -253,6 +267,10 @@ class RunSpec(Document):
     backend_config: JsonObject = field(default_factory=dict[str, Any])
     metadata: JsonObject | None = None
     resumed_from_run_id: str | None = None
+    client_cwd: Path | None = None
+    """Where the client was that asked; after a crash, one at the same place lends its environment again."""
+    attach: Attachment | None = None
+    """Set when the run goes on under another owner: find it again, and do not send the prompt. Never written."""
 
     @property
     def level(self) -> Permission:
@@ -263,7 +281,8 @@ class RunSpec(Document):
     def from_json(cls, document: Mapping[str, Any]) -> RunSpec:
         """See `Document.from_json`; the path and the message get their types back."""
         typed = {**document, "cwd": Path(document["cwd"]), "message": Message.from_json(document["message"])}
-        return super(RunSpec, cls).from_json(typed)
+        client_cwd = document.get("client_cwd")
+        return super(RunSpec, cls).from_json({**typed, "client_cwd": Path(client_cwd) if client_cwd else None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

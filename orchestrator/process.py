@@ -1,4 +1,5 @@
-"""Facts about processes, all through psutil: who we are, and whether somebody named in a file is still there.
+"""Facts about processes, all through psutil: who we are, whether somebody named in a file is still there, and what a
+dead owner of runs left behind.
 
 A process is named by boot id, pid and start time together, so that a reused pid or a restarted machine is never taken
 for the process that wrote the file.
@@ -6,15 +7,24 @@ for the process that wrote the file.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import psutil
 
-from orchestrator.model import Document
+from orchestrator.model import Document, JsonObject
+
+logger = logging.getLogger(__name__)
+
+MARKER = "ORCHESTRATOR_RUN_ID"
+"""In the environment of every process of a local agent: the run that it belongs to."""
+REAP_S = 2.0
+"""How long a process may take to end before it is killed."""
 
 _SAME_START_S = 0.02
 """psutil computes start times from clock ticks; two readings of one process differ by less than this."""
@@ -60,3 +70,57 @@ def boot_id() -> str:
 def _own(pid: int) -> ProcessId:
     start = psutil.Process(pid).create_time()
     return ProcessId(host=socket.gethostname(), boot_id=boot_id(), pid=pid, start_time=start)
+
+
+def reap(runs: Mapping[str, JsonObject | None]) -> int:
+    """Ends what dead owners left behind of the agents of these runs. Blocks for up to twice REAP_S.
+
+    Args:
+        runs: by run id, the agent's process group as `owner.json` has it, if it has one.
+
+    Returns:
+        How many processes there were.
+    """
+    found = [process for process in psutil.process_iter() if _is_left_of(process, runs)]
+    for kill in (psutil.Process.terminate, psutil.Process.kill):
+        for process in found:
+            try:
+                kill(process)
+            except psutil.Error:
+                continue
+        if not psutil.wait_procs(found, REAP_S)[1]:
+            break
+    if found:
+        logger.warning("ended %d processes that were left behind: %s", len(found), [p.pid for p in found])
+    return len(found)
+
+
+def _is_left_of(process: psutil.Process, runs: Mapping[str, JsonObject | None]) -> bool:
+    if process.pid == os.getpid():
+        return False
+    try:
+        if process.environ().get(MARKER) in runs:
+            return True
+        group = os.getpgid(process.pid)
+        return any(agent and _in_group(process, group, agent) for agent in runs.values())
+    except (psutil.Error, OSError):  # another user's, or gone
+        return False
+
+
+def _in_group(process: psutil.Process, group: int, agent: JsonObject) -> bool:
+    """Whether a process is of the agent's group. One that has the leader's pid must be the leader: pids are reused."""
+    if group != agent.get("pgid"):
+        return False
+    since = float(agent.get("start_time", 0))
+    started = process.create_time()
+    if process.pid == agent.get("pid"):
+        return abs(started - since) < _SAME_START_S
+    return started >= since - _SAME_START_S and not _is_taken(agent, since)
+
+
+def _is_taken(agent: JsonObject, since: float) -> bool:
+    """Whether the group's number now belongs to somebody else's process."""
+    try:
+        return abs(psutil.Process(agent["pid"]).create_time() - since) >= _SAME_START_S
+    except (psutil.Error, KeyError, TypeError):
+        return False

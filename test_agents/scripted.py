@@ -36,7 +36,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import orjson
@@ -74,6 +74,10 @@ class Scripted:
 
     def check(self, spec: RunSpec) -> None:
         """See `Backend.check`. Takes any configuration."""
+
+    def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:
+        """See `Backend.ready`: like every local agent it runs in the environment of its client."""
+        return bool(env)
 
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """See `Backend.run`."""

@@ -64,6 +64,11 @@ class Work:
 
     # ---- what the backend may do: RunContext ----
 
+    @property
+    def leaving(self) -> bool:
+        """See `RunContext.leaving`: this work has no other owner to go to."""
+        return False
+
     async def emit(self, update: Update) -> None:
         """See `RunContext.emit`. Waits while the client does not keep up."""
         if isinstance(update, (Started, SessionBound)) and update.native_session_id is not None:

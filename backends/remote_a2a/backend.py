@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from backends.remote_a2a.options import Options, read_options
 from orchestrator.backend import Ability, RunContext
 from orchestrator.errors import BackendError, InvalidArgument, OrchestratorError
-from orchestrator.events import RemoteRef, SessionBound, Started
-from orchestrator.model import Answer, Outcome, RunSpec
+from orchestrator.events import Progress, RemoteRef, SessionBound, Started
+from orchestrator.model import Answer, Attachment, InputRequest, Outcome, RunSpec
 
 if TYPE_CHECKING:
     from a2a.types import Message, StreamResponse
@@ -40,7 +40,7 @@ class RemoteA2A:
     """The backend `remote_a2a`."""
 
     name = "remote_a2a"
-    abilities: frozenset[Ability] = frozenset({"resume", "permission"})
+    abilities: frozenset[Ability] = frozenset({"resume", "permission", "attach"})
 
     def __init__(self) -> None:
         self._tls: ssl.SSLContext | None = None
@@ -48,6 +48,11 @@ class RemoteA2A:
     def check(self, spec: RunSpec) -> None:
         """See `Backend.check`."""
         read_options(spec.backend_config)
+
+    def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:
+        """See `Backend.ready`: only a token that is named by its variable needs an environment."""
+        name = spec.backend_config.get("auth_token_env")
+        return name is None or bool(env.get(name))
 
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """See `Backend.run`."""
@@ -58,7 +63,7 @@ class RemoteA2A:
         except InvalidArgument as error:
             raise BackendError("auth_failed", str(error), resumable=False) from error
         async with agent.connect(options, token, self._tls) as connection:
-            tracker = updates.Tracker(spec.native_session_id or spec.session_id)
+            tracker = updates.Tracker(spec.native_session_id or spec.session_id, spec.attach)
             envelope = wire.Envelope(spec, options, connection.extended)
             return await _Drive(spec, ctx, options, connection, tracker, envelope).run()
 
@@ -85,6 +90,8 @@ class _Drive:
         self._tracker = tracker
         self._envelope = envelope
         self._bound_to = ("", "")
+        self._missed = False
+        """Whether something may have happened at the agent while nobody followed it."""
         self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> Outcome:
@@ -107,7 +114,9 @@ class _Drive:
         await self._ctx.emit(started)
         message: Message | None = self._envelope.first(self._tracker.context_id)
         try:
-            while True:
+            if spec.attach is not None:
+                message = await self._attach(message, spec.attach)
+            while not self._tracker.ended:
                 await self._turn(message)
                 if self._tracker.ended:
                     break
@@ -116,8 +125,37 @@ class _Drive:
                 await self._ctx.emit(update)
             return self._tracker.outcome()
         finally:
-            if not self._tracker.ended:
+            if not self._tracker.ended and not self._ctx.leaving:
                 await self._cancel()
+
+    async def _attach(self, prompt: Message | None, attach: Attachment) -> Message | None:
+        """Finds the task of a run that had begun under another owner, and tells what was missed.
+
+        Returns:
+            What is to be said next: an answer that had been given and may not have arrived, or nothing.
+        """
+        tracker = self._tracker
+        self._bound_to = (tracker.task_id, tracker.context_id)
+        self._missed = True
+        await self._patiently(lambda: self._reconcile(prompt, bool(tracker.task_id), None))
+        request = tracker.request() if tracker.paused else None
+        for pending in attach.pending:
+            if request is None or pending.request_id != request.request_id:
+                await self._withdraw(pending)
+        if request is None:
+            return None
+        answer = attach.answers.get(request.request_id)
+        if answer is None:
+            return await self._ask()
+        said = self._envelope.answer(tracker, request, answer)
+        return None if tracker.has(said.message_id) else said
+
+    async def _withdraw(self, request: InputRequest) -> None:
+        """The agent does not wait for this any more: joined, and given up again."""
+        asking = asyncio.ensure_future(self._ctx.ask(request))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait({asking})
 
     # ---- following ----
 
@@ -239,6 +277,9 @@ class _Drive:
                 raise self._undelivered(error)
             tracker.task_id = found
         task = await agent.get_task(tracker.task_id)
+        if self._missed:
+            self._missed = False
+            await self._ctx.emit(Progress(detail="reattached"))
         arrived = delivered or message is None or any(m.message_id == message.message_id for m in task.history)
         if not arrived:
             raise self._undelivered(error)

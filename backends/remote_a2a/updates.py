@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -26,6 +26,7 @@ from backends.remote_a2a.extension import (
 )
 from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
 from orchestrator.model import (
+    Attachment,
     Cancelled,
     Completed,
     Failed,
@@ -70,21 +71,27 @@ class _Artifact:
 class Tracker:
     """Follows one run's task.
 
+    Args:
+        attach: what an earlier owner of the run told already; it is taken in for the outcome, and not told again.
+
     Attributes:
         task_id: empty until the agent named one.
         state: the task's state, 0 before any is known. A terminal state that was streamed wins over a later snapshot.
     """
 
-    def __init__(self, context_id: str) -> None:
-        self.context_id = context_id
-        self.task_id = ""
+    def __init__(self, context_id: str, attach: Attachment | None = None) -> None:
+        ref = (attach and attach.remote_ref) or {}
+        self.context_id = ref.get("context_id") or context_id
+        self.task_id = ref.get("task_id") or ""
         self.state = 0
         self._status = TaskStatus()
         self._metadata: JsonObject = {}
         self._seen: set[str] = set()
-        self._seqs: set[int] = set()
+        self._told_before = attach.message_ids if attach else frozenset[str]()
+        self._artifacts_before = attach.artifact_ids if attach else frozenset[str]()
+        self._seqs = set(attach.remote_seqs) if attach else set[int]()
         self._artifacts: dict[str, _Artifact] = {}
-        self._last_message = ""
+        self._last_message = attach.last_message if attach else ""
         self._pauses = 0
         self._answered = ""
         self._data_bytes = 0
@@ -203,6 +210,8 @@ class Tracker:
         if not text and not message.parts:
             return
         self._last_message = text or self._last_message
+        if message.message_id in self._told_before:
+            return
         others = [json_part(part) for part in message.parts if not part.HasField("text")]
         yield AgentMessage(text=text, parts=others or None, message_id=message.message_id or None)
 
@@ -225,7 +234,7 @@ class Tracker:
                 return
             self._progress_at = clock
         if update is not None:
-            yield update
+            yield replace(update, remote_seq=seq)
 
     def _chunk(self, artifact: Artifact, append: bool, last: bool, clock: float) -> Iterator[Update]:
         if artifact.artifact_id == EVENTS_ARTIFACT:
@@ -246,7 +255,7 @@ class Tracker:
         for part in artifact.parts:
             known.mime = known.mime or part.media_type or None
             content = self._keep(known, part, FINAL_BYTES if final else FALLBACK_BYTES)
-            if content is not None and not final:
+            if content is not None and not final and artifact.artifact_id not in self._artifacts_before:
                 known.streamed = True
                 yield ArtifactChunk(
                     artifact_id=artifact.artifact_id,
@@ -263,7 +272,7 @@ class Tracker:
             yield Progress(detail=f"receiving {known.name or artifact.artifact_id}: {known.bytes:,} bytes")
 
     def _complete(self, artifact_id: str, known: _Artifact, final: bool) -> Iterator[Update]:
-        if known.complete or final:
+        if known.complete or final or artifact_id in self._artifacts_before:
             return
         known.complete = True
         if known.streamed:

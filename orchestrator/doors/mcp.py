@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol, cast
 
 import anyio
 import mcp_types as types
@@ -78,6 +78,30 @@ def _listed(tool: Tool) -> types.Tool:
         ),
         _meta={"anthropic/alwaysLoad": True} if tool.always else None,
     )
+
+
+class Lines(Protocol):
+    """A client's lines in both directions."""
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        """What the client says; ends when it does."""
+        ...
+
+    async def write(self, text: str) -> object:
+        """Says one line."""
+        ...
+
+    async def flush(self) -> object:
+        """Holds nothing back."""
+        ...
+
+
+async def serve_lines(tools: Tools, lines: Lines) -> None:
+    """Serves one client of many in this process, until it ends."""
+    server = make_server(tools)
+    stream = cast(anyio.AsyncFile[str], lines)  # of a file the SDK uses no more than `Lines` has
+    async with stdio_server(stream, stream) as (read, write):
+        await server.run(read, write, server.create_initialization_options())
 
 
 async def serve_stdio(tools: Tools, close: Callable[[], Awaitable[None]]) -> None:

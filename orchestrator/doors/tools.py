@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from orchestrator.doors.schemas import TOOLS, Tool
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.spawn import workspace_path
-from orchestrator.errors import InvalidArgument, UnknownArgument, nearest
+from orchestrator.errors import InvalidArgument, NotOwner, UnknownArgument, nearest
 from orchestrator.model import JsonObject, Run, compact
 from orchestrator.queries import Queries
 from orchestrator.store.layout import RUN_ID, RunDir, checked
@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
 
 
-class Tools:
-    """The tools for one caller."""
+Forward = Callable[[str, Caller, str, JsonObject], Awaitable[JsonObject]]
+"""Calls a tool at the socket of another process for a caller."""
 
-    def __init__(self, engine: Engine, caller: Caller) -> None:
+
+class Tools:
+    """The tools for one caller.
+
+    Args:
+        forward: how a command reaches the owner of a run that lives in another process; None if it does not.
+    """
+
+    def __init__(self, engine: Engine, caller: Caller, forward: Forward | None = None) -> None:
         self._engine = engine
+        self._forward = forward
         self._queries = Queries(engine)
         self._caller = caller
         self._validators: Mapping[str, Validator] = {}
@@ -54,7 +63,15 @@ class Tools:
             raise InvalidArgument(f"no tool {name!r}{nearest(name, self._routes)}")
         if not self._validators:
             self._validators = await asyncio.to_thread(_make_validators)
-        return await route(check_arguments(BY_NAME[name], self._validators[name], arguments))
+        given = check_arguments(BY_NAME[name], self._validators[name], arguments)
+        try:
+            return await route(given)
+        except NotOwner as elsewhere:
+            if elsewhere.socket is None or self._forward is None or self._caller.forwarded:
+                raise
+            run = await self._find(given)
+            named = {key: value for key, value in arguments.items() if key not in ("agent_name", "cwd")}
+            return await self._forward(elsewhere.socket, self._caller, name, {**named, "run_id": run.run_id})
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
         run = await self._engine.spawn(given, self._caller)

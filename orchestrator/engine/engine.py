@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,29 +17,34 @@ from typing import Any, Self, TypeVar
 
 from orchestrator.backend import Backend
 from orchestrator.engine import spawn
+from orchestrator.engine.history import Inherited, inherit
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
+from orchestrator.engine.order import SessionOrder
 from orchestrator.engine.outcome import last_event
 from orchestrator.errors import (
     Conflict,
     HostUnavailable,
     InvalidArgument,
     NotOwner,
+    OrchestratorError,
     SessionNotFound,
     StoreError,
     Unsupported,
     WrongState,
+    nearest,
 )
-from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status, new_id, now
+from orchestrator.model import Answer, JsonObject, Message, Run, Status, new_id, now
+from orchestrator.process import reap
 from orchestrator.store import sessions
 from orchestrator.store.create import create_run
-from orchestrator.store.layout import Home, RunDir, Workspace, read_json
+from orchestrator.store.layout import Home, RunDir, read_json
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import Mask, renewed, secrets_of
+from orchestrator.store.owner import read_owner
 from orchestrator.store.reader import RunReader
 
 logger = logging.getLogger(__name__)
 
-_SESSION_POLL_S = 0.2
 CLOSE_S = 0.45
 
 T = TypeVar("T")
@@ -52,14 +56,10 @@ class Caller:
 
     cwd: Path
     env: Mapping[str, str] = field(repr=False)
-
-
-@dataclass(slots=True)
-class _Line:
-    """The runs of one session in this process: one at a time, in the order they came."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    members: int = 0
+    backends: frozenset[str] | None = None
+    """What it may spawn on; None for all there are."""
+    forwarded: bool = False
+    """It is another process of ours that passes a command on, which is never passed on again."""
 
 
 class Engine:
@@ -67,13 +67,28 @@ class Engine:
 
     Args:
         load_backend: gives the backend of a name, or raises `InvalidArgument` or `BackendUnavailable`.
+        socket: where this process takes commands from others; None if it does not.
+        scope: recover only runs at or below this directory; None for all.
     """
 
-    def __init__(self, home: Home, load_backend: Callable[[str], Awaitable[Backend]]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        load_backend: Callable[[str], Awaitable[Backend]],
+        *,
+        socket: str | None = None,
+        scope: Path | None = None,
+    ) -> None:
         self.home = home
+        self.draining: str | None = None
+        """Why no new runs are taken any more, for whoever asks for one."""
         self._load_backend = load_backend
+        self._socket = socket
+        self._scope = scope
+        self._callers: list[Caller] = []
         self._lives: dict[str, Life] = {}
-        self._lines: dict[str, _Line] = {}
+        self._order = SessionOrder()
+        self._taking = asyncio.Lock()
         self._closing = False
         self._owned_tasks: set[asyncio.Task[Any]] = set()
 
@@ -108,6 +123,32 @@ class Engine:
         task.add_done_callback(self._owned_tasks.discard)
         return task
 
+    @property
+    def live(self) -> int:
+        """How many runs live in this process."""
+        return len(self._lives)
+
+    @contextlib.contextmanager
+    def client(self, caller: Caller) -> Generator[None]:
+        """A client is there: recovered runs that lost their environment take that of one at the same place."""
+        self._callers.append(caller)
+        try:
+            for life in self._lives.values():
+                life.lend(caller.cwd, caller.env)
+            yield
+        finally:
+            self._callers.remove(caller)
+
+    async def cancel_all(self, reason: str) -> None:
+        """Cancels every run of this process. Returns when they are over, or after a bounded time."""
+        lives = list(self._lives.values())
+        for life in lives:
+            life.stop(Stop("cancel", reason))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_GRACE_S + 5):
+                for life in lives:
+                    await life.over()
+
     def log_of(self, run_id: str) -> RunLog | None:
         """The log of a run that lives in this process."""
         life = self._lives.get(run_id)
@@ -121,30 +162,39 @@ class Engine:
         Raises:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
-        backend = await self._load_backend(arguments["backend"])
-        request = await asyncio.to_thread(spawn.request_of, arguments, backend)
+        name = arguments["backend"]
+        if caller.backends is not None and name not in caller.backends:
+            raise InvalidArgument(f"no backend {name!r}{nearest(name, caller.backends)}")
+        backend = await self._load_backend(name)
+        request = await asyncio.to_thread(spawn.request_of, arguments, backend, caller.cwd)
         return await self._launch(request, backend, caller)
 
     async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         if self._closing:
             raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
+        if self.draining is not None:
+            raise HostUnavailable(self.draining)
         # finished even when the caller goes away: a run that is on disk has to have a life
         return await uninterrupted(self._begin(request, backend, caller))
 
     async def _begin(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         spec, nickname, key = request
         mask = Mask(secrets_of(spec.backend_config, caller.env))
-        created = await asyncio.to_thread(create_run, self.home, spec, mask, nickname=nickname, idempotency_key=key)
+        created = await asyncio.to_thread(
+            create_run, self.home, spec, mask, nickname=nickname, idempotency_key=key, socket=self._socket
+        )
         if created.log is None:
             assert created.existing is not None
             return await self.state(created.existing)
         spec, log = created.spec, created.log
-        life = Life(spec, log, backend, caller.env, lambda: self._turn(spec))
-        self._lives[spec.run_id] = life
+        self._bring_to_life(Life(spec, log, backend, caller.env, lambda: self._order.turn(spec)))
+        return log.run
+
+    def _bring_to_life(self, life: Life) -> None:
+        self._lives[life.spec.run_id] = life
         if self._closing:
             life.stop(Stop("shutdown"))
-        self._own(self._live(life), spec.run_id)
-        return log.run
+        self._own(self._live(life), life.spec.run_id)
 
     async def _live(self, life: Life) -> None:
         try:
@@ -152,27 +202,7 @@ class Engine:
         finally:
             del self._lives[life.spec.run_id]
             if life.log.run.terminal:
-                with contextlib.suppress(OSError):
-                    await asyncio.to_thread(self.home.settle, life.spec.run_id)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, spec: RunSpec) -> AsyncGenerator[None]:
-        """Waits until no other run of the session is live, here (in order) or in another process."""
-        line = self._lines.setdefault(spec.session_id, _Line())
-        line.members += 1
-        lock = sessions.SessionLock(Workspace(spec.cwd), spec.session_id)
-        try:
-            async with line.lock:
-                while not await asyncio.to_thread(lock.acquire):  # noqa: ASYNC110  another process holds it and cannot call us
-                    await asyncio.sleep(_SESSION_POLL_S)
-                try:
-                    yield
-                finally:
-                    lock.release()
-        finally:
-            line.members -= 1
-            if not line.members:
-                del self._lines[spec.session_id]
+                await self._settle(life.spec.run_id)
 
     # ---- continue ----
 
@@ -232,6 +262,7 @@ class Engine:
             native_session_id=None,
             backend_config=renewed(old.backend_config, config),
             resumed_from_run_id=run.run_id,
+            client_cwd=caller.cwd,
         )
         await asyncio.to_thread(spawn.workspace_path, str(spec.cwd))
         spawn.check_abilities(spec, backend)
@@ -251,45 +282,100 @@ class Engine:
                 await life.over()
         return await self.state(run_dir)
 
-    # ---- ownership ----
+    # ---- ownership and recovery ----
 
     async def state(self, run_dir: RunDir) -> Run:
-        """The run now. One whose owner is gone is ended first, so that nobody reads a state that is a lie."""
+        """The run now. One whose owner is gone is recovered first, so that nobody reads a state that is a lie."""
         log = self.log_of(run_dir.run_id)
         if log is not None:
             return log.run
         run = (await asyncio.to_thread(RunReader(run_dir).state)).run
-        return run if run.terminal else await self._bury(run_dir, run)
-
-    async def _bury(self, run_dir: RunDir, run: Run) -> Run:
-        """Ends a run that nobody owns any more. One that has a live owner is returned as it is."""
-        return await uninterrupted(self._bury_now(run_dir, run))
-
-    async def _bury_now(self, run_dir: RunDir, run: Run) -> Run:
-        try:
-            log = await asyncio.to_thread(RunLog.take_over, run_dir, Mask(secrets_of({}, os.environ)))
-        except (Conflict, StoreError, OSError):
+        if run.terminal or self._closing or not self._in_scope(run_dir):
             return run
+        taken = await self._recover([run_dir])
+        return taken.get(run_dir.run_id, run)
+
+    async def recover(self) -> int:
+        """Takes all runs whose owner is gone: to be called before the first command, and now and then.
+
+        Returns:
+            How many there were.
+        """
+        living = await asyncio.to_thread(self.home.living)
+        return len(await self._recover([run for run in living if self._in_scope(run)]))
+
+    def _in_scope(self, run_dir: RunDir) -> bool:
+        return self._scope is None or run_dir.path.is_relative_to(self._scope)
+
+    async def _recover(self, run_dirs: list[RunDir]) -> dict[str, Run]:
+        async with self._taking:  # what is being taken over is not asked for again by those who come meanwhile
+            return await uninterrupted(self._recover_now(run_dirs))
+
+    async def _recover_now(self, run_dirs: list[RunDir]) -> dict[str, Run]:
+        """Takes over those of the runs that nobody owns, and gives each a new life or its end."""
+        strangers = [run for run in run_dirs if run.run_id not in self._lives]
+        taken = [run for run in await asyncio.gather(*map(self._inherit, strangers)) if run]
+        if reaping := {run.log.dir.run_id: run.log.agent for run in taken if not run.log.run.terminal}:
+            await asyncio.to_thread(reap, reaping)
+        # those that had begun come first in their sessions, then the others as they were asked for
+        taken.sort(key=lambda run: (not run.history.started, run.log.dir.run_id))
+        return {run.log.dir.run_id: await self._go_on(run) for run in taken}
+
+    async def _inherit(self, run_dir: RunDir) -> Inherited | None:
         try:
-            if not log.run.terminal:
-                spec = await asyncio.to_thread(RunReader(run_dir).spec)
-                session = await asyncio.to_thread(read_json, run_dir.workspace.session(run.session_id)) or {}
-                last = await last_event(spec, log.run, Stop("lost"), bound="native_session_id" in session)
-                await log.end(last.type, last.data)
-            await asyncio.to_thread(self.home.settle, run_dir.run_id)
+            return await asyncio.to_thread(inherit, run_dir, self._socket)
+        except (Conflict, StoreError, OSError) as error:  # it has an owner, or cannot be read
+            logger.debug("%s is not taken over: %s", run_dir.run_id, error)
+            return None
+
+    async def _go_on(self, inherited: Inherited) -> Run:
+        """Re-attaches a run to its remote task, starts one that had not begun, and ends what can only be ended."""
+        spec, log, history = inherited
+        if log.run.terminal:
+            log.close()
+            await self._settle(spec.run_id)
             return log.run
+        try:
+            backend = await self._load_backend(spec.backend)
+        except OrchestratorError as error:
+            await self._bury(inherited, error)
+            return log.run
+        if history.started and "attach" not in backend.abilities:
+            await self._bury(inherited, Stop("lost"))
+            return log.run
+        if history.started:
+            spec = replace(spec, attach=history.attachment)
+        life = Life(spec, log, backend, None, lambda: self._order.turn(spec), history)
+        for caller in self._callers:
+            life.lend(caller.cwd, caller.env)
+        logger.info("run %s is taken over, %s", spec.run_id, "re-attached" if history.started else "queued again")
+        self._bring_to_life(life)
+        return log.run
+
+    async def _bury(self, inherited: Inherited, why: Stop | OrchestratorError) -> None:
+        """Ends a run whose owner is gone and whose agent cannot be found again."""
+        spec, log, _ = inherited
+        try:
+            session = await asyncio.to_thread(read_json, log.dir.workspace.session(spec.session_id)) or {}
+            last = await last_event(spec, log.run, why, bound="native_session_id" in session)
+            await log.end(last.type, last.data)
+            await self._settle(spec.run_id)
         except StoreError as error:
-            logger.warning("cannot end %s, whose owner is gone: %s", run_dir.run_id, error)
-            return run
+            logger.warning("cannot end %s, whose owner is gone: %s", spec.run_id, error)
         finally:
             log.close()
+
+    async def _settle(self, run_id: str) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self.home.settle, run_id)
 
     async def _owned(self, run_dir: RunDir) -> Life:
         life = self._lives.get(run_dir.run_id)
         if life is not None:
             return life
-        owner = await asyncio.to_thread(read_json, run_dir.file("owner.json")) or {}
+        owner = await asyncio.to_thread(read_owner, run_dir)
         raise NotOwner(
             f"{run_dir.run_id} belongs to process {owner.get('pid', '?')} on {owner.get('host', '?')}, "
-            "which takes no commands from here; use the client that spawned it"
+            "which takes no commands from here; use the client that spawned it",
+            socket=owner.get("socket"),
         )

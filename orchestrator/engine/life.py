@@ -12,9 +12,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from orchestrator.backend import Backend
+from orchestrator.engine.history import History
 from orchestrator.engine.outcome import LastEvent, last_event
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.errors import BackendError, InvalidArgument, LimitExceeded, StoreError, Unsupported, WrongState
@@ -32,7 +34,7 @@ from orchestrator.events import (
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec, Status
 from orchestrator.store import sessions
 from orchestrator.store.log import RunLog, uninterrupted
-from orchestrator.store.masking import renewed
+from orchestrator.store.masking import lost_credentials, renewed, secrets_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ STOP_GRACE_S = 10.0
 """How long a backend may clean up after a cancellation before the run is ended without it."""
 SHUTDOWN_GRACE_S = 0.25
 STEERING_LIMIT = 100
+WAITING_FOR_CLIENT = "waiting_for_client"
+"""Detail of a recovered run that needs an environment: it goes on when a client at the same place says hello."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,9 @@ class Life:
     """One run. `live` is its whole life; everything else is called while it lasts. Also the backend's `RunContext`.
 
     Args:
+        env: the environment of the run's client; None when it was lost with an earlier owner of the run.
         turn: waits until the run is first in its session; held until the run is over.
+        history: how far an earlier owner had come; None for a new run.
     """
 
     def __init__(
@@ -62,24 +68,29 @@ class Life:
         spec: RunSpec,
         log: RunLog,
         backend: Backend,
-        env: Mapping[str, str],
+        env: Mapping[str, str] | None,
         turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+        history: History | None = None,
     ) -> None:
         self.spec = spec
         self.log = log
-        self.env = env
+        self.env: Mapping[str, str] = env or {}
+        self._lent: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
+        if env is not None:
+            self._lent.set_result(env)
+        self._recovered = history is not None
         self._backend = backend
         self._turn = turn
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
-        self._started = False
+        self._started = history is not None and history.started
         self._starting = asyncio.Lock()
         self._bound = spec.session_mode == "resume"
         self._steering: asyncio.Queue[Message] = asyncio.Queue(STEERING_LIMIT)
         limits = spec.limits
         self._requests = Requests(log, spec.on_approval, float(limits.get("input_timeout_s", INPUT_TIMEOUT_S)))
-        self._clock = ActiveClock(limits.get("timeout_s"))
+        self._clock = ActiveClock(limits.get("timeout_s"), history.worked_s if history else 0.0)
 
     # ---- commands, from the engine ----
 
@@ -89,6 +100,18 @@ class Life:
             self._leaving.set()
         if not self._stop.done():
             self._stop.set_result(stop)
+
+    @property
+    def leaving(self) -> bool:
+        """See `RunContext.leaving`: what runs elsewhere is left to the next owner when this process ends."""
+        stopped = self._stop.done() and self._stop.result().why == "shutdown"
+        return stopped and self._started and "attach" in self._backend.abilities
+
+    def lend(self, cwd: Path, env: Mapping[str, str]) -> None:
+        """A client is there: its environment is taken if the run lost that of the client that asked for it."""
+        mine = cwd in (self.spec.cwd, self.spec.client_cwd)
+        if mine and not self._lent.done() and self._backend.ready(self.spec, env):
+            self._lent.set_result(env)
 
     async def over(self) -> None:
         """Returns when the run's last event is written, or never will be in this process."""
@@ -212,6 +235,9 @@ class Life:
         try:
             outcome = await self._outcome()
             self._requests.abandon()
+            if isinstance(outcome, Stop) and self.leaving:
+                logger.info("run %s is left to its next owner", self.spec.run_id)
+                return
             with contextlib.suppress(StoreError):
                 await self.log.end_artifacts()
             await self._end(await self._ending(outcome))
@@ -248,8 +274,43 @@ class Life:
             if spec.session_mode == "resume":  # a fork was given its origin's session when it was spawned
                 native = await asyncio.to_thread(self._native_session)
                 spec = replace(spec, native_session_id=native)
+            if self._recovered:
+                spec = await self._equipped(spec)
             self._clock.go()
             return await self._backend.run(spec, self)
+
+    async def _equipped(self, spec: RunSpec) -> RunSpec:
+        """Gives a recovered run back what only lived in memory: a client's environment and the caller's credentials."""
+        if not self._lent.done() and not self._backend.ready(spec, {}):
+            if self.log.run.detail != WAITING_FOR_CLIENT:
+                await self._tell_detail(WAITING_FOR_CLIENT)
+            self.env = await self._lent
+        elif self._lent.done():
+            self.env = self._lent.result()
+        config = spec.backend_config
+        if lost := lost_credentials(config):
+            config = renewed(config, await self._ask_for(lost))
+        self.log.hide(secrets_of(config, self.env))
+        return replace(spec, backend_config=config)
+
+    async def _tell_detail(self, detail: str) -> None:
+        await self.log.append("status_changed", lambda run: {"status": run.status, "detail": detail})
+
+    async def _ask_for(self, lost: list[str]) -> JsonObject:
+        """Asks the caller for credentials that were lost with an earlier owner. The agent has no part in it."""
+        if not set(lost) <= {"auth_token", "headers"}:
+            raise BackendError("host_lost", f"the process that owned this run is gone, and with it {', '.join(lost)}")
+        text = (
+            f"The process that owned this run is gone, and with it what backend_config had as {', '.join(lost)}. "
+            "Give it again: continue_run with this request_id and backend_config."
+        )
+        given: JsonObject = {}
+        while not set(lost) <= given.keys():
+            answer = await self._requests.ask(InputRequest(request_id="credentials", kind="auth", text=text))
+            if answer.decision == "deny":
+                raise BackendError("auth_failed", "the credentials that were lost were not given again")
+            given |= answer.backend_config
+        return given
 
     def _native_session(self) -> str:
         session = sessions.load(self.log.dir.workspace, self.spec.session_id)
@@ -303,8 +364,8 @@ async def _result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
 class ActiveClock:
     """Counts the time in which a run works, and not that in which it waits for its caller."""
 
-    def __init__(self, limit_s: float | None) -> None:
-        self._left = limit_s
+    def __init__(self, limit_s: float | None, used_s: float = 0.0) -> None:
+        self._left = None if limit_s is None else limit_s - used_s
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expired: Callable[[], object] = lambda: None

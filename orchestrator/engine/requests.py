@@ -51,8 +51,11 @@ class Requests:
         self._log = log
         self._on_approval = on_approval
         self._timeout_s = timeout_s
-        self._open: dict[str, _Open] = {}
         self._resolved: set[str] = set()
+        loop = asyncio.get_running_loop()
+        # what an earlier owner of the run had asked: it can be answered, even before the agent asks for it again
+        self._open = {request.request_id: _Open(request, loop.create_future()) for request in log.run.pending}
+        self._inherited = dict(self._open)
 
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`."""
@@ -63,12 +66,14 @@ class Requests:
             outcome: Resolution = "answered" if decision == "approve" else "denied"
             await self._record(request.request_id, outcome, decision, detail=f"on_approval: {self._on_approval}")
             return Answer(decision=decision)
-        entry = self._open.get(request.request_id)
-        if entry is None:
+        timeout_s = self._timeout_s
+        if entry := self._inherited.pop(request.request_id, None):
+            timeout_s = _seconds_until(entry.request.expires_at, timeout_s)
+        elif (entry := self._open.get(request.request_id)) is None:
             entry = await self._announce(request)
         entry.waiters += 1
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(entry.answer)
         except TimeoutError:
             return await self._expire(entry)
@@ -194,6 +199,14 @@ class Requests:
             entry.claimed = True
             self._resolved.add(request_id)
         self._open.clear()
+
+
+def _seconds_until(expires_at: str | None, at_most: float) -> float:
+    """How long an inherited request may still wait. By the clock on the wall, for another process asked it."""
+    if expires_at is None:
+        return at_most
+    left = (datetime.fromisoformat(expires_at) - datetime.now(UTC)).total_seconds()
+    return min(max(left, 0.0), at_most)
 
 
 def check_answer(request: InputRequest, answer: Answer) -> None:

@@ -32,7 +32,7 @@ class Request(NamedTuple):
     idempotency_key: str | None
 
 
-def request_of(arguments: Mapping[str, Any], backend: Backend) -> Request:
+def request_of(arguments: Mapping[str, Any], backend: Backend, client_cwd: Path) -> Request:
     """Checks the arguments and makes the spec. Looks at the disk, so it is called in a thread.
 
     Raises:
@@ -67,6 +67,7 @@ def request_of(arguments: Mapping[str, Any], backend: Backend) -> Request:
         limits=limits_of(arguments.get("limits") or {}),
         backend_config=arguments.get("backend_config") or {},
         metadata=_metadata(arguments.get("metadata")),
+        client_cwd=client_cwd,
     )
     check_abilities(spec, backend)
     return Request(spec, nickname, arguments.get("idempotency_key"))

@@ -166,6 +166,16 @@ def read_field(run: RunDir, event: Event, pointer: str, offset: int, limit: int)
     return _page(mime, "utf-8", len(content), lambda start, size: content[start : start + size], offset, limit)
 
 
+def whole_data(run: RunDir, event: Event) -> JsonObject:
+    """An event's data with everything in it that is stored apart. For texts of known size: all of it is in memory.
+
+    Raises:
+        StoreError: what is stored is damaged or missing.
+    """
+    refs = _refs(event)
+    return _whole(run, refs[""]) if "" in refs else _completed(run, refs, "", event.data)
+
+
 def _refs(event: Event) -> dict[str, Ref]:
     try:
         documents = cast(JsonObject, event.data.get("artifact_refs", {})).items()

@@ -29,13 +29,22 @@ class Created(NamedTuple):
     existing: RunDir | None = None
 
 
-def create_run(home: Home, spec: RunSpec, mask: Mask, *, nickname: str | None, idempotency_key: str | None) -> Created:
+def create_run(
+    home: Home,
+    spec: RunSpec,
+    mask: Mask,
+    *,
+    nickname: str | None,
+    idempotency_key: str | None,
+    socket: str | None = None,
+) -> Created:
     """Writes a run to disk and takes its lock. Blocks on the disk; leaves nothing behind when it fails.
 
     Args:
         spec: without an agent name if it begins a session; the name is given here.
         nickname: the name wished for a new agent.
         idempotency_key: the same key with the same arguments gives the run that it gave before.
+        socket: where this process takes commands for its runs from others.
 
     Raises:
         Conflict: the key was used with other arguments.
@@ -54,7 +63,7 @@ def create_run(home: Home, spec: RunSpec, mask: Mask, *, nickname: str | None, i
         return Created(spec, None, _same(workspace, known, entry))
     try:
         with ExitStack() as undo:
-            log, spec = _write(home, workspace, spec, document, mask, nickname, undo.callback)
+            log, spec = _write(home, workspace, spec, document, mask, nickname, socket, undo.callback)
             if digest and not sessions.take_key(workspace, digest, entry):
                 known = sessions.find_key(workspace, digest)
                 assert known is not None, "a key that is taken has an entry"
@@ -73,6 +82,7 @@ def _write(
     document: JsonObject,
     mask: Mask,
     nickname: str | None,
+    socket: str | None,
     undo: Callable[..., object],
 ) -> tuple[RunLog, RunSpec]:
     run_dir = workspace.run(spec.run_id)
@@ -85,7 +95,7 @@ def _write(
         session = sessions.Session(session_id=spec.session_id, agent_name=name, backend=spec.backend)
         sessions.save(workspace, session, durable=False)
     undo(shutil.rmtree, run_dir.path, ignore_errors=True)
-    log = RunLog.create(run_dir, document, mask)
+    log = RunLog.create(run_dir, document, mask, socket)
     undo(log.close)
     undo(_forget, home, spec.run_id)
     home.add(run_dir, live=True)
@@ -108,7 +118,7 @@ def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:
 
 _NAMES = ("run_id", "session_id", "agent_name", "backend", "cwd")
 """What is never masked: by these the run, its session and its place are found again."""
-_MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id")
+_MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id", "client_cwd")
 
 
 def _fingerprint(document: JsonObject, nickname: str | None) -> str:

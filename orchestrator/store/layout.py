@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import platformdirs
 import psutil
 
 from orchestrator.errors import InvalidArgument, StoreError, StoreVersion
+from orchestrator.home import default_home, make_directory
 from orchestrator.model import JsonObject
 
 FORMAT = "1"
@@ -131,8 +131,7 @@ class Home:
     @classmethod
     def default(cls) -> Home:
         """`$ORCHESTRATOR_HOME`, otherwise the platform's user state directory."""
-        given = os.environ.get("ORCHESTRATOR_HOME")
-        return cls(Path(given) if given else Path(platformdirs.user_state_dir("orchestrator", appauthor=False)))
+        return cls(default_home())
 
     @property
     def runs(self) -> Path:
@@ -155,15 +154,33 @@ class Home:
         """Takes a run that is over out of `live`."""
         (self.live / run_id).unlink(missing_ok=True)
 
+    def living(self) -> list[RunDir]:
+        """The runs that were not over when somebody last looked, oldest first; dead entries are pruned."""
+        try:
+            names = sorted(name for name in os.listdir(self.live) if RUN_ID.fullmatch(name))  # noqa: PTH208
+        except OSError:
+            return []
+        found: list[RunDir] = []
+        for run_id in names:
+            run = self.find(run_id) or self._pointer(self.live / run_id)
+            if run is not None:
+                found.append(run)
+            else:
+                with contextlib.suppress(OSError):
+                    self.settle(run_id)
+        return found
+
     def find(self, run_id: str) -> RunDir | None:
         """The directory that the index names, if it still exists; a dead entry is pruned."""
-        entry = self.runs / checked(run_id, RUN_ID, "run_id")
+        return self._pointer(self.runs / checked(run_id, RUN_ID, "run_id"))
+
+    def _pointer(self, entry: Path) -> RunDir | None:
         try:
             run = RunDir(Path(os.fsdecode(entry.read_bytes())))
+            if run.run_id == entry.name and run.path.is_dir():
+                return run
         except (OSError, ValueError):
             return None
-        if run.run_id == run_id and run.path.is_dir():
-            return run
         with contextlib.suppress(OSError):
             entry.unlink()
         return None
@@ -178,13 +195,6 @@ def checked(value: str, pattern: re.Pattern[str], what: str) -> str:
     if not pattern.fullmatch(value):
         raise InvalidArgument(f"{value[:80]!r} is not a valid {what}; use one that spawn_run or list_runs returned")
     return value
-
-
-def make_directory(path: Path) -> None:
-    """Makes a directory, and what is missing above it, for the user alone: `mkdir(parents=True)` opens the parents."""
-    if not path.parent.is_dir():
-        make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_new(path: str, content: bytes, *, exist_ok: bool = False) -> bool:

@@ -10,23 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import resource
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 import orjson
 
-from orchestrator.errors import Conflict, StoreError
+from orchestrator.errors import StoreError
 from orchestrator.events import ArtifactChunk, Event, fold
-from orchestrator.model import TERMINAL, JsonObject, Run, RunSpec, now
+from orchestrator.model import TERMINAL, JsonObject, Run, RunSpec, compact, now
 from orchestrator.process import ProcessId
 from orchestrator.store import artifacts, reader
-from orchestrator.store.layout import RunDir, read_json, replace_file, write_all
+from orchestrator.store.layout import RunDir, replace_file, write_all
 from orchestrator.store.masking import Mask
+from orchestrator.store.owner import agent_of, epoch_of, locked, read_owner
 from orchestrator.store.serial import serialisable
 from orchestrator.store.spool import Spool, discard_unfinished
 
@@ -48,8 +48,9 @@ ARTIFACT_CAP = 256 * 2**20
 class RunLog:
     """The log of one live run. Made by `create` or `take_over`; closed by `close`. For one event loop."""
 
-    def __init__(self, run_dir: RunDir, mask: Mask, run: Run, offset: int, lock: int) -> None:
+    def __init__(self, run_dir: RunDir, mask: Mask, run: Run, offset: int, lock: int, socket: str | None) -> None:
         self.dir = run_dir
+        self._socket = socket
         self.run = run
         self.offset = offset
         self._mask = mask
@@ -64,20 +65,22 @@ class RunLog:
         self._spool_count = 0
         self._waiters: list[tuple[Callable[[Run], bool], asyncio.Future[None]]] = []
         self._epoch = 1
-        self._agent: JsonObject | None = None
+        self.agent: JsonObject | None = None
+        """The agent's process group, also one that the owner before left behind."""
 
     @classmethod
-    def create(cls, run_dir: RunDir, document: JsonObject, mask: Mask) -> RunLog:
+    def create(cls, run_dir: RunDir, document: JsonObject, mask: Mask, socket: str | None = None) -> RunLog:
         """Makes a run's directory, with `spec.json` durable, and owns it. Blocks on the disk.
 
         Args:
             document: the spec as it is written, without credentials.
+            socket: where this process takes commands for its runs from others, if it does.
         """
         run_dir.path.mkdir(mode=0o700)
-        with _locked(run_dir) as lock:
+        with locked(run_dir) as lock:
             replace_file(run_dir.file("spec.json"), orjson.dumps(document, option=orjson.OPT_INDENT_2), durable=True)
             replace_file(run_dir.file("reserve"), bytes(RESERVE_BYTES))
-            log = cls(run_dir, mask, Run.queued(RunSpec.from_json(document)), 0, lock)
+            log = cls(run_dir, mask, Run.queued(RunSpec.from_json(document)), 0, lock, socket)
             try:
                 log.write_owner()
             except StoreError:
@@ -86,20 +89,24 @@ class RunLog:
         return log
 
     @classmethod
-    def take_over(cls, run_dir: RunDir, mask: Mask) -> RunLog:
+    def take_over(cls, run_dir: RunDir, mask: Mask, socket: str | None = None) -> RunLog:
         """Owns a run whose owner is gone: the tail is made whole, the epoch goes up. Blocks on the disk.
+
+        What the owner before left of its agent's process stays in `owner.json` until `write_owner` replaces it.
 
         Raises:
             Conflict: another process holds the run.
         """
-        with _locked(run_dir) as lock:
+        with locked(run_dir) as lock:
             state = reader.RunReader(run_dir).state()
             if not state.run.terminal:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(run_dir.file("result.json"))  # noqa: PTH108  written before a last event that never was
             discard_unfinished(run_dir)
-            log = cls(run_dir, mask, state.run, state.offset, lock)
-            log._epoch = _epoch(run_dir) + 1
+            log = cls(run_dir, mask, state.run, state.offset, lock, socket)
+            before = read_owner(run_dir)
+            log._epoch = epoch_of(before) + 1
+            log.agent = agent_of(before)
             log.write_owner()
         return log
 
@@ -313,10 +320,9 @@ class RunLog:
 
     def write_owner(self, agent: JsonObject | None = None) -> None:
         """Replaces `owner.json`; with `agent`, the process group of the agent is durable when it returns."""
-        self._agent = agent or self._agent
-        owner = {**ProcessId.own().to_json(), "socket": None, "epoch": self._epoch}
-        if self._agent:
-            owner["agent"] = self._agent
+        self.agent = agent or self.agent
+        owner = compact({**ProcessId.own().to_json(), "epoch": self._epoch, "agent": self.agent})
+        owner["socket"] = self._socket
         _checked_io(replace_file, self.dir.file("owner.json"), orjson.dumps(owner), durable=agent is not None)
 
     def close(self) -> None:
@@ -331,30 +337,6 @@ class RunLog:
         for _, future in self._waiters:
             if not future.done():
                 future.set_result(None)
-
-
-@contextlib.contextmanager
-def _locked(run_dir: RunDir) -> Generator[int]:
-    """The run's lock, which stays held if the block succeeds."""
-    descriptor = os.open(run_dir.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    except BlockingIOError:
-        os.close(descriptor)
-        raise Conflict(f"{run_dir.run_id} is owned by another process") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _epoch(run_dir: RunDir) -> int:
-    """How many owners there were; a damaged file tells of none, and keeps no run from being ended."""
-    try:
-        epoch = (read_json(run_dir.file("owner.json")) or {}).get("epoch")
-    except StoreError:
-        return 0
-    return epoch if isinstance(epoch, int) and 0 <= epoch < 2**53 else 0
 
 
 def _line(event: Event) -> bytes:

@@ -51,6 +51,11 @@ def without_credentials(backend_config: JsonObject) -> JsonObject:
     return _through(backend_config, lambda _: STARS)
 
 
+def lost_credentials(backend_config: JsonObject) -> list[str]:
+    """The keys of a stored configuration in which something was masked."""
+    return [key for key, value in backend_config.items() if STARS.encode() in orjson.dumps(value)]
+
+
 def without_placeholders(backend_config: JsonObject) -> JsonObject:
     """A stored configuration without what was masked in it: what a resumed run can take over."""
     kept: JsonObject = {}

@@ -45,7 +45,7 @@ async def test_no_task_and_no_descriptor_is_left(subject: Subject) -> None:
     engine = engine_of(subject.tools)
 
     def idle() -> bool:
-        return not engine._lives and not engine._lines  # pyright: ignore[reportPrivateUsage]
+        return engine.live == 0 and engine._order.idle  # pyright: ignore[reportPrivateUsage]
 
     def counts() -> tuple[int, int]:
         gc.collect()

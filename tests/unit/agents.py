@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class Agent:
 
     def check(self, spec: RunSpec) -> None:
         """See `Backend.check`."""
+
+    def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:
+        """See `Backend.ready`."""
+        return bool(env)
 
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """See `Backend.run`."""

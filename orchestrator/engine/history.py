@@ -1,0 +1,122 @@
+"""What the next owner of a run needs to know of its past, from its log alone.
+
+`RunSpec` says what was asked and the fold says how things stand; this says how far the work had come: whether the
+agent may have seen the prompt, what of it was told, which answers were given, and how long it worked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+from orchestrator.events import Event, fold
+from orchestrator.model import Answer, Attachment, JsonObject, Message, Run, RunSpec, Status
+from orchestrator.store.artifacts import whole_data
+from orchestrator.store.layout import RunDir
+from orchestrator.store.log import RunLog
+from orchestrator.store.masking import Mask, secrets_of
+from orchestrator.store.reader import RunReader
+
+
+class History(NamedTuple):
+    """How far a run had come.
+
+    Attributes:
+        started: the agent may have had the prompt; otherwise the run can be started anew without harm.
+        worked_s: seconds of work, without waiting for the caller.
+    """
+
+    started: bool
+    worked_s: float
+    attachment: Attachment
+
+
+def history_of(run_dir: RunDir) -> History:
+    """Reads the whole log once. Blocks on the disk."""
+    reader = RunReader(run_dir)
+    with closing(reader.lines(0)) as lines:
+        return told(Run.queued(reader.spec()), (line.event() for line in lines), partial(whole_data, run_dir))
+
+
+def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]) -> History:
+    """The history that the events tell.
+
+    Args:
+        whole: gives an event's data with what is stored apart.
+    """
+    started, worked_s = False, 0.0
+    message_ids: set[str] = set()
+    artifact_ids: set[str] = set()
+    remote_seqs: set[int] = set()
+    answers: dict[str, Answer] = {}
+    last_message: Event | None = None
+    for event in events:
+        if run.status is Status.RUNNING:
+            worked_s += max(_seconds_between(run.updated_at, event.ts), 0.0)
+        data = event.data
+        started = started or event.type == "run_started"
+        if isinstance(seq := data.get("remote_seq"), int):
+            remote_seqs.add(seq)
+        match event.type:
+            case "agent_message":
+                message_ids.add(str(data.get("message_id")))
+                last_message = event
+            case "artifact_added":
+                artifact_ids.add(str(data.get("artifact_id")))
+            case "message_added" if "request_id" in data:
+                answers[data["request_id"]] = Answer(message=_message(whole(event)))
+            case "status_changed" if "resolved" in data:
+                resolved: JsonObject = data["resolved"]
+                if resolved["outcome"] in ("answered", "denied"):
+                    message = answers.get(resolved["request_id"], Answer()).message
+                    answers[resolved["request_id"]] = Answer(decision=resolved.get("decision"), message=message)
+            case _:
+                pass
+        run = fold(run, event)
+    attachment = Attachment(
+        remote_ref=run.remote_ref,
+        pending=run.pending,
+        message_ids=frozenset(message_ids),
+        last_message=(whole(last_message).get("text") or "") if last_message else "",
+        artifact_ids=frozenset(artifact_ids),
+        remote_seqs=frozenset(remote_seqs),
+        answers=answers,
+    )
+    return History(started, worked_s, attachment)
+
+
+def _message(data: JsonObject) -> Message:
+    """The message that `message_added` tells of."""
+    parts = data.get("parts") or [{"type": "text", "text": data.get("text", "")}]
+    return Message(role=data.get("role", "user"), parts=parts)
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+class Inherited(NamedTuple):
+    """A run that was taken over: what was asked, its log, which is ours now, and its past."""
+
+    spec: RunSpec
+    log: RunLog
+    history: History
+
+
+def inherit(run_dir: RunDir, socket: str | None) -> Inherited:
+    """Takes a run over whose owner is gone. Blocks on the disk.
+
+    Raises:
+        Conflict: it has an owner.
+        StoreError: it cannot be read.
+    """
+    log = RunLog.take_over(run_dir, Mask(secrets_of({}, os.environ)), socket)
+    try:
+        return Inherited(RunReader(run_dir).spec(), log, history_of(run_dir))
+    except BaseException:
+        log.close()
+        raise

@@ -1,0 +1,151 @@
+"""Finding the host, or starting it. Standard library only.
+
+Whoever wants a host and finds none takes the host's lock first and passes the descriptor on to the process that it
+starts: at no moment can two starters make two hosts. The new process says through a pipe that it listens, or why not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.host.place import API, HostError, Place, dial
+
+CONNECT_S = 2.0
+START_S = 15.0
+_PAUSE_S = 0.02
+MOST_STARTS = 3
+
+KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
+KEPT_PREFIXES = ("LC_", "XDG_", "PYTHON", "ORCHESTRATOR_")
+
+
+def connect(place: Place, first_line: Mapping[str, Any], within_s: float = START_S) -> tuple[socket.socket, bytes]:
+    """A connection at which the host has said yes to the first line; the host is started if there is none.
+
+    Returns:
+        The connection, and what the host may have said behind its yes.
+
+    Raises:
+        HostError: there is no host and none can be started, or it refuses this client.
+    """
+    deadline = time.monotonic() + within_s
+    place.make()
+    redirected, starts = None, 0
+    while time.monotonic() < deadline:
+        connection = find(place, redirected)
+        redirected = None
+        if connection is None:
+            if (lock := place.take()) is not None:
+                starts += 1
+                try:
+                    if starts > MOST_STARTS:
+                        raise HostError(f"the host ends as soon as it has started; see {place.log}")
+                    start(place, lock)
+                finally:
+                    os.close(lock)
+                continue
+        else:
+            answer, rest = greet(connection, first_line, deadline)
+            if answer.get("ok"):
+                connection.settimeout(None)
+                return connection, rest
+            connection.close()
+            if "socket" in answer:  # it makes room for another one
+                redirected = str(answer["socket"])
+            elif "error" in answer:
+                raise HostError(str(answer["error"]))
+        time.sleep(_PAUSE_S)  # it is just being started, or went away while we spoke
+    raise HostError(
+        f"the host (process {place.about().get('pid', '?')}) does not answer; see {place.log}, "
+        "or end it with `orchestrator host stop --cancel`"
+    )
+
+
+def find(place: Place, redirected: str | None = None) -> socket.socket | None:
+    """A connection to the host, if there is one: at its socket, or where another one says it is to be found."""
+    for path in (redirected, place.socket, place.about().get("socket")):
+        if path and (connection := dial(str(path), CONNECT_S)):
+            return connection
+    return None
+
+
+def greet(connection: socket.socket, first_line: Mapping[str, Any], deadline: float) -> tuple[dict[str, Any], bytes]:
+    """Says the first line and reads the answer. An empty one means that the host is slow, or went away.
+
+    Raises:
+        HostError: what answers is no host of ours.
+    """
+    heard = b""
+    try:
+        connection.settimeout(max(deadline - time.monotonic(), 0.1))
+        connection.sendall(json.dumps(first_line).encode() + b"\n")
+        while b"\n" not in heard:
+            if not (piece := connection.recv(65536)):
+                return {}, b""
+            heard += piece
+    except OSError:
+        return {}, b""
+    line, _, rest = heard.partition(b"\n")
+    with contextlib.suppress(ValueError):
+        answer: Any = json.loads(line)
+        if isinstance(answer, dict) and answer.get("orchestrator") == API:  # pyright: ignore[reportUnknownMemberType]
+            return answer, rest  # pyright: ignore[reportUnknownVariableType]
+    raise HostError("what listens at the host's socket speaks another version; restart this client")
+
+
+def start(place: Place, lock: int) -> None:
+    """Starts the host as a process of its own, which inherits the lock. Returns once it listens.
+
+    Raises:
+        HostError: it ended before it listened, with its reason.
+    """
+    import subprocess
+
+    reader, writer = os.pipe()
+    command = [sys.executable, "-P", "-m", "orchestrator", "host", "serve", "--detach"]
+    numbers = ["--key", place.key, "--lock", str(lock), "--status", str(writer)]
+    try:
+        process = subprocess.Popen(
+            [*command, *numbers],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=host_environment(os.environ),
+            start_new_session=True,
+            pass_fds=(lock, writer),
+        )
+    except OSError as error:
+        os.close(reader)
+        raise HostError(f"cannot start the host: {error}") from error
+    finally:
+        os.close(writer)
+    try:
+        said = _read_all(reader, time.monotonic() + START_S)
+    finally:
+        os.close(reader)
+        process.wait()  # it forks and ends at once; the host is nobody's child
+    if said != b"listening":
+        raise HostError(said.decode(errors="replace") or f"the host ended as it started; see {place.log}")
+
+
+def host_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What the host keeps of its starter's environment. Agents get that of the client that spawned them."""
+    return {name: value for name, value in env.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+
+
+def _read_all(descriptor: int, deadline: float) -> bytes:
+    said = b""
+    while select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))[0]:
+        if not (piece := os.read(descriptor, 4096)):
+            return said
+        said += piece
+    return said or b"the host takes too long to start"

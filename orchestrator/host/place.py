@@ -1,0 +1,169 @@
+"""The place of a host on disk and the first line that is said at its socket. Standard library only.
+
+hosts/<key>/   0700    one host for each version, Python environment and home
+  lock                 flock held by the host for its life: whoever has it is the host
+  sock         0600    where it listens
+  json                 who it is: pid, start time, versions, the socket to use
+  log                  what it logged, rotated
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import struct
+import sys
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orchestrator import __version__
+from orchestrator.home import default_home, make_directory
+
+API = 1
+"""Version of what is said at the socket. Peers of another one do not talk to each other."""
+PATH_BYTES = 100
+"""Longer socket paths are refused by the kernel (104 to 108 bytes) and are reached through a short link."""
+
+READS = frozenset({"get_run", "list_runs", "poll_events", "wait_runs", "get_event_artifact"})
+"""Tools that may be called again when nobody knows whether the first call arrived."""
+
+
+class HostError(Exception):
+    """No host can be reached or started; the message says why and what to do."""
+
+
+class Place(NamedTuple):
+    """The directory of one host."""
+
+    directory: Path
+
+    @classmethod
+    def own(cls) -> Place:
+        """That of the host which serves this version in this Python environment."""
+        digest = hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:12]
+        return cls(default_home() / "hosts" / f"{API}-{__version__}-{digest}")
+
+    @property
+    def key(self) -> str:
+        """API version, distribution version and Python environment in one name."""
+        return self.directory.name
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket."""
+        return str(self.directory / "sock")
+
+    @property
+    def log(self) -> Path:
+        """The path of the log."""
+        return self.directory / "log"
+
+    def make(self) -> None:
+        """Makes the directory, for the user alone.
+
+        Raises:
+            HostError: it cannot be made, or is open to others.
+        """
+        try:
+            make_directory(self.directory)
+            facts = self.directory.stat()
+        except OSError as error:
+            raise HostError(f"cannot write {self.directory}: {error.strerror}; set ORCHESTRATOR_HOME") from error
+        if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+            raise HostError(f"{self.directory} is not yours alone; make it so (chmod 700), or set ORCHESTRATOR_HOME")
+
+    def take(self) -> int | None:
+        """The lock's descriptor, if no host holds it. Never waits; the lock goes with the last copy of it.
+
+        Raises:
+            HostError: the lock file cannot be used.
+        """
+        path = self.directory / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise HostError(f"cannot use {path}: {error.strerror}; remove it if it is not ours") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                return None
+            raise HostError(
+                f"cannot lock {path}: {error.strerror}; choose an ORCHESTRATOR_HOME on a local disk"
+            ) from error
+        return descriptor
+
+    def about(self) -> dict[str, Any]:
+        """What `json` says of the last host here; nothing when it cannot be read."""
+        with contextlib.suppress(OSError, ValueError):
+            document: Any = json.loads((self.directory / "json").read_bytes())
+            if isinstance(document, dict):
+                return document  # pyright: ignore[reportUnknownVariableType]
+        return {}
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Replaces `json`."""
+        temporary = self.directory / f"json.{os.getpid()}.tmp"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(dict(about), file)
+        temporary.replace(self.directory / "json")
+
+
+def dial(path: str, timeout_s: float) -> socket.socket | None:
+    """A connection to the socket at the path; None where nobody listens.
+
+    Raises:
+        HostError: what listens there belongs to another user.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        with within_reach(path) as short:
+            connection.connect(short)
+    except OSError:
+        connection.close()
+        return None
+    if peer_uid(connection) != os.getuid():
+        connection.close()
+        raise HostError(f"{path} is served by another user; set ORCHESTRATOR_HOME to a directory of your own")
+    return connection
+
+
+@contextlib.contextmanager
+def within_reach(path: str) -> Generator[str]:
+    """The path itself, or for a long one a short way to it that exists inside the block."""
+    if len(os.fsencode(path)) <= PATH_BYTES:
+        yield path
+        return
+    import tempfile
+
+    directory, name = os.path.split(path)
+    for root in (tempfile.gettempdir(), "/tmp"):
+        with tempfile.TemporaryDirectory(prefix="orc-", dir=root) as folder:
+            link = os.path.join(folder, "d")  # noqa: PTH118
+            if len(os.fsencode(link)) + len(name) + 1 <= PATH_BYTES:
+                os.symlink(directory, link)  # noqa: PTH211
+                yield os.path.join(link, name)  # noqa: PTH118
+                return
+    raise OSError(f"no temporary directory has a path short enough to reach {path}")
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user at the other end of a Unix socket, as the kernel knows it."""
+    if sys.platform == "linux":
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return struct.unpack("3i", credentials)[1]
+    local_peercred, size = 1, struct.calcsize("IIh16I")  # struct xucred: version, uid, number of groups, groups
+    return struct.unpack("IIh16I", connection.getsockopt(0, local_peercred, size))[1]
+
+
+def hello(**more: Any) -> dict[str, Any]:
+    """The first line that a client says, as JSON: who it is, and where. The environment stays in the host's memory."""
+    return {"orchestrator": API, "build": __version__, "cwd": os.getcwd(), "env": dict(os.environ), **more}  # noqa: PTH109

@@ -1,0 +1,254 @@
+"""The host's process: from its lock to its end.
+
+It takes the lock, listens, recovers what dead owners left, and serves until nobody needs it: no live run and no
+client for a while, its home gone, a signal, or a word from `orchestrator host stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from orchestrator import __version__
+from orchestrator.host import watch
+from orchestrator.host.launch import find, greet
+from orchestrator.host.place import API, HostError, Place, within_reach
+from orchestrator.process import ProcessId
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 600.0
+"""How long a host without clients and live runs stays. `ORCHESTRATOR_HOST_IDLE_S` sets another time."""
+LOOK_S = 2.0
+"""How often it looks whether it is still needed."""
+RECOVER_S = 30.0
+"""How often it looks for runs that lost their owner."""
+THREADS = 32
+BACKLOG = 128
+LOG_BYTES = 1_000_000
+
+
+def serve(*, key: str | None, lock: int | None, status: int | None, detach: bool) -> int:
+    """Is the host until it ends. Returns the exit code; a host that has served ends the process itself.
+
+    Args:
+        key: of the place whose lock is inherited.
+        lock: descriptor of the lock that the starter took for us.
+        status: descriptor of a pipe to say `listening` on, or why not.
+        detach: go on in a process that is nobody's child.
+    """
+    if detach and os.fork():
+        os._exit(0)
+    try:
+        opened = _open(key, lock)
+    except (HostError, OSError) as error:
+        _say(status, str(error))
+        sys.stderr.write(f"orchestrator: {error}\n")
+        return 6
+    _say(status, "listening")
+    if opened is None:
+        return 0
+    place, listener = opened
+    try:
+        asyncio.run(_Host(place, listener).run())
+    except BaseException:
+        logger.exception("the host ends by a defect")
+        raise
+    finally:
+        logging.shutdown()
+        os._exit(0)  # a thread that hangs on a dead disk keeps nobody alive
+    return 0
+
+
+def _say(status: int | None, text: str) -> None:
+    if status is not None:
+        with contextlib.suppress(OSError):
+            os.write(status, text.encode())
+            os.close(status)
+
+
+def _open(key: str | None, lock: int | None) -> tuple[Place, socket.socket] | None:
+    """Takes our place and listens there. None when another host of this version is there already.
+
+    A starter whose version was replaced on disk holds the lock of a place that is not ours: it is told where we are.
+    """
+    place = Place.own()
+    place.make()
+    if key is not None and key != place.key:
+        Place(place.directory.parent / key).describe({"socket": place.socket})
+        lock = None
+    if lock is None and (lock := place.take()) is None:
+        return None
+    os.set_inheritable(lock, False)
+    handler = RotatingFileHandler(place.log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format=form)
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every request
+    listener = _listen(place)
+    place.describe(_about(place))
+    logger.info("host %s of version %s listens", place.key, __version__)
+    return place, listener
+
+
+def _about(place: Place) -> dict[str, Any]:
+    process = ProcessId.own()
+    return {
+        "pid": process.pid,
+        "start_time": process.start_time,
+        "api": API,
+        "build": __version__,
+        "prefix": sys.prefix,
+        "socket": place.socket,
+    }
+
+
+def _listen(place: Place) -> socket.socket:
+    """The listening socket. What is in its way is removed only if it is a socket of ours, for we hold the lock."""
+    path = Path(place.socket)
+    with contextlib.suppress(FileNotFoundError):
+        facts = path.lstat()
+        if not stat.S_ISSOCK(facts.st_mode) or facts.st_uid != os.getuid():
+            raise HostError(f"{path} is in the way and is no socket of ours; remove it")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with within_reach(place.socket) as short:
+        listener.bind(short)
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    return listener
+
+
+class _Host:
+    """One host, while it serves."""
+
+    def __init__(self, place: Place, listener: socket.socket) -> None:
+        self._place = place
+        self._listener = listener
+        self._inode = _inode(place.socket)
+        self._idle_s = _seconds(os.environ.get("ORCHESTRATOR_HOST_IDLE_S"), IDLE_S)
+        self._how = ""
+        self._ending = asyncio.Event()
+
+    async def run(self) -> None:
+        """Recovers, serves, ends."""
+        # slow, so not before the socket listens: a client's connection waits there
+        from backends import BACKENDS, SCRIPTED, Backends
+        from orchestrator.engine.engine import Engine
+        from orchestrator.host.server import Server
+        from orchestrator.store.layout import Home
+
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop, "now")
+        watch.adopt_orphans()
+        watch.allow_many_files()
+        lag = watch.LagWatch(loop)
+        backends = Backends({**BACKENDS, **SCRIPTED})
+        offered = {False: frozenset(BACKENDS), True: frozenset(backends.known)}
+        async with Engine(Home.default(), backends.load, socket=self._place.socket) as engine:
+            self._engine = engine
+            self._server = Server(engine, lambda scripted: offered[scripted], _about(self._place), self.stop)
+            logger.info("recovered %d runs", await engine.recover())
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(self._server.serve(self._listener))
+                chores = tasks.create_task(self._chores())
+                await asyncio.to_thread(self._take_over_from_others)
+                await self._ending.wait()
+                await self._drain()
+                serving.cancel()
+                chores.cancel()
+            await engine.close()
+        lag.close()
+        logger.info("the host ends")
+
+    def stop(self, how: str) -> None:
+        """Ends the host: `drain` when its live runs are over, `cancel` after cancelling them, `now` at once."""
+        logger.info("asked to end: %s", how)
+        self._how = how
+        self._engine.draining = "the host is being stopped and takes no new runs; try again in a moment"
+        self._ending.set()
+
+    async def _drain(self) -> None:
+        """Waits until no run is live, as long as nobody asks for more haste."""
+        if self._how == "drain":
+            await self._server.bid_farewell(self._how)
+        while self._how == "drain" and self._engine.live:  # noqa: ASYNC110  the wish may change meanwhile
+            await asyncio.sleep(0.1)
+        if self._how == "cancel":
+            await self._engine.cancel_all("the host was stopped")
+        self._leave_place()
+        if self._how != "now":
+            await self._server.bid_farewell(self._how)
+
+    def _leave_place(self) -> None:
+        """Nobody connects any more. The lock goes with the process."""
+        with contextlib.suppress(OSError):
+            if _inode(self._place.socket) == self._inode:
+                Path(self._place.socket).unlink()
+
+    async def _chores(self) -> None:
+        zombies = watch.Zombies()
+        recovered = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if _inode(self._place.socket) != self._inode:
+                logger.warning("the home is gone")
+                self.stop("now")
+            elif self._is_idle():
+                self.stop("drain")
+            elif time.monotonic() - recovered > RECOVER_S:
+                zombies.bury()
+                await self._guarded(self._engine.recover)
+                recovered = time.monotonic()
+
+    def _is_idle(self) -> bool:
+        since = self._server.idle_since
+        return not self._engine.live and since is not None and time.monotonic() - since > self._idle_s
+
+    async def _guarded(self, chore: Callable[[], Any]) -> None:
+        try:
+            await chore()
+        except Exception:
+            logger.exception("a chore failed")
+
+    def _take_over_from_others(self) -> None:
+        """Hosts of other versions in this Python environment take no new runs from now on."""
+        line = {"orchestrator": API, "control": "drain", "socket": self._place.socket}
+        for directory in self._place.directory.parent.iterdir():
+            other = Place(directory)
+            if other.key == self._place.key or other.about().get("prefix") != sys.prefix:
+                continue
+            with contextlib.suppress(HostError, OSError):
+                if connection := find(other):
+                    with connection:
+                        greet(connection, line, time.monotonic() + LOOK_S)
+                    logger.info("host %s makes room", other.key)
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        facts = os.lstat(path)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _seconds(given: str | None, default: float) -> float:
+    try:
+        return float(given) if given else default
+    except ValueError:
+        logger.warning("ORCHESTRATOR_HOST_IDLE_S is %r, no number; it is %g", given, default)
+        return default

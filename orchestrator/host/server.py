@@ -1,0 +1,250 @@
+"""The host's socket: each connection is an MCP session for one client, or one question about the host itself.
+
+Above: bridges, other processes of ours that pass a command on, and `orchestrator host`. Below: the tools, once per
+client, over one engine. A client that does not read or does not make sense is dropped, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from orchestrator import __version__
+from orchestrator.doors.mcp import serve_lines
+from orchestrator.doors.tools import Tools
+from orchestrator.engine.engine import Caller, Engine
+from orchestrator.host.client import call
+from orchestrator.host.place import API, READS, peer_uid
+from orchestrator.model import JsonObject, as_object
+
+logger = logging.getLogger(__name__)
+
+HELLO_S = 5.0
+WRITE_S = 30.0
+"""How long a client may leave an answer unread before it is dropped."""
+LINE_BYTES = 64 * 2**20
+IN_FLIGHT = 256
+"""Requests of one client that are worked on at a time; it is not read any further before one is answered."""
+FAREWELL_S = 20.0
+
+
+class Session:
+    """The lines of one client. Reads as an async iterator, writes as a text file, as the SDK's transport wants it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._open: dict[str, bool] = {}
+        """Requests that are not answered yet, and whether each is a command."""
+        self._answered = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while line := await self._next_line():
+            self._note(line)
+            yield line.decode(errors="replace")
+            while len(self._open) >= IN_FLIGHT:
+                await self._next_answer()
+
+    async def _next_line(self) -> bytes:
+        try:
+            return await self._reader.readline()
+        except ValueError:
+            logger.warning("a client sent a line over %d bytes and is dropped", LINE_BYTES)
+            self._writer.transport.abort()
+        except OSError:
+            logger.debug("a client went away")
+        return b""
+
+    async def write(self, text: str) -> None:
+        """Writes one line. A client that does not read for WRITE_S is dropped."""
+        self._writer.write(text.encode())
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await self._writer.drain()
+        except TimeoutError:
+            logger.warning("a client has not read for %g s and is dropped", WRITE_S)
+            self._writer.transport.abort()
+        except ConnectionError:
+            logger.debug("a client went away before it was answered")
+        message = _parsed(text.encode())
+        if "method" not in message and self._open.pop(_key(message.get("id")), None) is not None:
+            self._answered.set()
+
+    async def flush(self) -> None:
+        """Nothing is held back."""
+
+    async def farewell(self, bye: JsonObject) -> None:
+        """Ends the session once no command is under way: a read can be asked again elsewhere."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                while any(self._open.values()):
+                    await self._next_answer()
+        with contextlib.suppress(OSError):
+            self._writer.write(orjson.dumps(bye, option=orjson.OPT_APPEND_NEWLINE))
+            self._writer.close()
+
+    async def _next_answer(self) -> None:
+        self._answered.clear()
+        await self._answered.wait()
+
+    def _note(self, line: bytes) -> None:
+        message = _parsed(line)
+        params = as_object(message.get("params")) or {}
+        method = message.get("method")
+        if method == "notifications/cancelled":
+            self._open.pop(_key(params.get("requestId")), None)  # which is never answered
+            self._answered.set()
+        elif method is not None and "id" in message:
+            self._open[_key(message["id"])] = method == "tools/call" and params.get("name") not in READS
+
+
+class Server:
+    """Answers at the socket.
+
+    Args:
+        backends: what clients may spawn on, by whether the scripted agent is offered to them.
+        about: what the host says of itself.
+        stop: called with `drain`, `cancel` or `now` when somebody asks the host to end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        backends: Callable[[bool], frozenset[str]],
+        about: Mapping[str, Any],
+        stop: Callable[[str], None],
+    ) -> None:
+        self._engine = engine
+        self._backends = backends
+        self._about = about
+        self._stop = stop
+        self._sessions: set[Session] = set()
+        self.successor: str | None = None
+        """The socket of the host of another version that takes over from this one."""
+        self._started = time.time()
+        self.idle_since: float | None = time.monotonic()
+        """Since when no client is connected (monotonic); None while there is one."""
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accepts clients until it is cancelled, and then ends all sessions."""
+        async with asyncio.TaskGroup() as clients:
+
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                clients.create_task(self._client(reader, writer))
+
+            server = await asyncio.start_unix_server(accept, sock=listener, limit=LINE_BYTES)
+            try:
+                await asyncio.get_running_loop().create_future()  # for ever; serve_forever waits for clients to leave
+            finally:
+                server.close()
+
+    async def bid_farewell(self, why: str) -> None:
+        """Ends all sessions, each as soon as no command of it is under way."""
+        bye: JsonObject = {"orchestrator": API, "bye": why}
+        await asyncio.gather(*(session.farewell(bye) for session in list(self._sessions)))
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._serve(reader, writer)
+        except (OSError, ValueError) as error:  # ValueError: a first line over LINE_BYTES
+            logger.warning("a client is dropped: %s", error)
+        except Exception:
+            logger.exception("a session met a defect")
+        finally:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (uid := peer_uid(writer.get_extra_info("socket"))) != os.getuid():
+            logger.warning("user %d may not connect", uid)
+            return
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = _parsed(await reader.readline())
+        except TimeoutError:
+            logger.warning("a client said nothing for %g s and is dropped", HELLO_S)
+            return
+        answer, caller = self._answer(first)
+        writer.write(orjson.dumps({"orchestrator": API, **answer}, option=orjson.OPT_APPEND_NEWLINE))
+        await writer.drain()
+        if caller is not None:
+            await self._session(Session(reader, writer), caller)
+
+    def _answer(self, first: JsonObject) -> tuple[JsonObject, Caller | None]:
+        """What to say to a first line, and the client that it introduces, if it does."""
+        if not first:
+            logger.warning("a client spoke no JSON and is dropped")
+            return {"error": "the first line must be a JSON object"}, None
+        if first.get("orchestrator") != API:
+            said = f"this host speaks version {API}, you speak {first.get('orchestrator')!r}; restart the older one"
+            return {"error": said}, None
+        if (question := first.get("control")) is not None:
+            return self._control(question, first), None
+        if self.successor is not None:
+            return {"error": "another version takes over", "socket": self.successor}, None
+        cwd, env = first.get("cwd"), as_object(first.get("env")) or {}
+        if not isinstance(cwd, str) or not cwd.startswith("/"):
+            return {"error": "the first line needs cwd, an absolute path"}, None
+        if not all(isinstance(value, str) for value in env.values()):
+            return {"error": "env must be an object of strings"}, None
+        backends = self._backends(first.get("scripted") is True)
+        caller = Caller(cwd=Path(cwd), env=env, backends=backends, forwarded=first.get("forwarded") is True)
+        return {"ok": True, "build": __version__, "pid": os.getpid()}, caller
+
+    def _control(self, question: Any, first: JsonObject) -> JsonObject:
+        match question:
+            case "status":
+                return {"ok": True, **self._status()}
+            case "drain":  # a host of another version takes over
+                self.successor = str(first.get("socket"))
+                self._stop("drain")
+                return {"ok": True}
+            case "stop":
+                how = first.get("how")
+                if how not in ("drain", "cancel"):
+                    return {"error": "stop takes how: drain or cancel"}
+                self._stop(how)
+                return {"ok": True, "live": self._engine.live}
+            case _:
+                return {"error": f"no such question: {question!r}"}
+
+    def _status(self) -> JsonObject:
+        return {
+            **self._about,
+            "up_s": round(time.time() - self._started, 1),
+            "live": self._engine.live,
+            "clients": len(self._sessions),
+            "draining": self._engine.draining is not None,
+        }
+
+    async def _session(self, session: Session, caller: Caller) -> None:
+        self._sessions.add(session)
+        self.idle_since = None
+        try:
+            with self._engine.client(caller):
+                await serve_lines(Tools(self._engine, caller, call), session)
+        finally:
+            self._sessions.discard(session)
+            if not self._sessions:
+                self.idle_since = time.monotonic()
+
+
+def _parsed(line: bytes) -> JsonObject:
+    """A line as a JSON object; nothing if it is none. The standard library takes what an environment may hold."""
+    try:
+        return as_object(json.loads(line)) or {}
+    except ValueError:
+        return {}
+
+
+def _key(request_id: Any) -> str:
+    return json.dumps(request_id)
