@@ -5,33 +5,41 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from orchestrator import __version__
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 THREADS = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns its exit code; an in-process server ends the process itself."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if sys.platform == "win32":
         sys.stderr.write("orchestrator needs Linux or macOS; on Windows run it inside WSL\n")
         return 2
-    return _mcp(options) if options.command == "mcp" else _host(options)
+    if given in (["mcp"], ["mcp", "--scripted"]):  # what clients start: no parser is loaded for it
+        return _mcp(scripted=len(given) > 1)
+    options = _parser().parse_args(given)
+    if options.command == "mcp":
+        return _mcp(scripted=options.scripted, in_process=options.in_process, verbose=options.verbose)
+    return _host(options)
 
 
-def _mcp(options: argparse.Namespace) -> int:
+def _mcp(*, scripted: bool, in_process: bool = False, verbose: bool = False) -> int:
     if sys.stdin.isatty():
         sys.stderr.write("serving MCP on stdin and stdout; this is for MCP clients to start (end it with Ctrl-C)\n")
-    if not options.in_process:
+    if not in_process:
         from orchestrator.host import bridge
 
-        if bridge.run(scripted=options.scripted):
+        if bridge.run(scripted=scripted):
             return 0
-    _serve_in_process(scripted=options.scripted, verbose=options.verbose)
+    _serve_in_process(scripted=scripted, verbose=verbose)
     return 0
 
 
@@ -59,6 +67,8 @@ def _host(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="orchestrator",
         description="Runs other coding agents for an MCP client or a person.",

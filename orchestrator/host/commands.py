@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -63,7 +64,7 @@ def logs(*, follow: bool, lines: int) -> int:
     """Prints the end of the host's log, and with `follow` what is added to it."""
     place = Place.own()
     try:
-        file = place.log.open(encoding="utf-8", errors="replace")
+        file = open(place.log, encoding="utf-8", errors="replace")  # noqa: SIM115  closed below
     except OSError:
         print(f"there is no log at {place.log} yet", file=sys.stderr)
         return 4
@@ -87,7 +88,7 @@ def _ask(question: dict[str, Any]) -> dict[str, Any] | None:
         HostError: it does not answer, or refuses.
     """
     place = Place.own()
-    connection = find(place) if place.directory.is_dir() else None
+    connection = find(place) if os.path.isdir(place.directory) else None
     if connection is None:
         return None
     with connection:
@@ -101,8 +102,6 @@ def _taken(place: Place) -> bool:
     lock = place.take()
     if lock is None:
         return True
-    import os
-
     os.close(lock)
     return False
 

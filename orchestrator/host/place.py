@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import socket
 import struct
 import sys
+import zlib
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchestrator import __version__
@@ -40,28 +39,33 @@ class HostError(Exception):
 class Place(NamedTuple):
     """The directory of one host."""
 
-    directory: Path
+    directory: str
 
     @classmethod
     def own(cls) -> Place:
         """That of the host which serves this version in this Python environment."""
-        digest = hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:12]
-        return cls(default_home() / "hosts" / f"{API}-{__version__}-{digest}")
+        prefix = os.fsencode(sys.prefix)
+        digest = f"{zlib.crc32(prefix):08x}{zlib.crc32(prefix[::-1]):08x}"
+        return cls(os.path.join(default_home(), "hosts", f"{API}-{__version__}-{digest}"))
 
     @property
     def key(self) -> str:
         """API version, distribution version and Python environment in one name."""
-        return self.directory.name
+        return os.path.basename(self.directory)
 
     @property
     def socket(self) -> str:
         """The path of the socket."""
-        return str(self.directory / "sock")
+        return self.file("sock")
 
     @property
-    def log(self) -> Path:
+    def log(self) -> str:
         """The path of the log."""
-        return self.directory / "log"
+        return self.file("log")
+
+    def file(self, name: str) -> str:
+        """The path of `sock`, `lock`, `json` or `log`."""
+        return os.path.join(self.directory, name)
 
     def make(self) -> None:
         """Makes the directory, for the user alone.
@@ -71,7 +75,7 @@ class Place(NamedTuple):
         """
         try:
             make_directory(self.directory)
-            facts = self.directory.stat()
+            facts = os.stat(self.directory)
         except OSError as error:
             raise HostError(f"cannot write {self.directory}: {error.strerror}; set ORCHESTRATOR_HOME") from error
         if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
@@ -83,7 +87,7 @@ class Place(NamedTuple):
         Raises:
             HostError: the lock file cannot be used.
         """
-        path = self.directory / "lock"
+        path = self.file("lock")
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -102,18 +106,19 @@ class Place(NamedTuple):
     def about(self) -> dict[str, Any]:
         """What `json` says of the last host here; nothing when it cannot be read."""
         with contextlib.suppress(OSError, ValueError):
-            document: Any = json.loads((self.directory / "json").read_bytes())
+            with open(self.file("json"), "rb") as file:
+                document: Any = json.loads(file.read())
             if isinstance(document, dict):
                 return document  # pyright: ignore[reportUnknownVariableType]
         return {}
 
     def describe(self, about: Mapping[str, Any]) -> None:
         """Replaces `json`."""
-        temporary = self.directory / f"json.{os.getpid()}.tmp"
+        temporary = self.file(f"json.{os.getpid()}.tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(dict(about), file)
-        temporary.replace(self.directory / "json")
+        os.replace(temporary, self.file("json"))
 
 
 def dial(path: str, timeout_s: float) -> socket.socket | None:
@@ -147,10 +152,10 @@ def within_reach(path: str) -> Generator[str]:
     directory, name = os.path.split(path)
     for root in (tempfile.gettempdir(), "/tmp"):
         with tempfile.TemporaryDirectory(prefix="orc-", dir=root) as folder:
-            link = os.path.join(folder, "d")  # noqa: PTH118
+            link = os.path.join(folder, "d")
             if len(os.fsencode(link)) + len(name) + 1 <= PATH_BYTES:
-                os.symlink(directory, link)  # noqa: PTH211
-                yield os.path.join(link, name)  # noqa: PTH118
+                os.symlink(directory, link)
+                yield os.path.join(link, name)
                 return
     raise OSError(f"no temporary directory has a path short enough to reach {path}")
 
@@ -166,4 +171,4 @@ def peer_uid(connection: socket.socket) -> int:
 
 def hello(**more: Any) -> dict[str, Any]:
     """The first line that a client says, as JSON: who it is, and where. The environment stays in the host's memory."""
-    return {"orchestrator": API, "build": __version__, "cwd": os.getcwd(), "env": dict(os.environ), **more}  # noqa: PTH109
+    return {"orchestrator": API, "build": __version__, "cwd": os.getcwd(), "env": dict(os.environ), **more}

@@ -87,7 +87,7 @@ def _open(key: str | None, lock: int | None) -> tuple[Place, socket.socket] | No
     place = Place.own()
     place.make()
     if key is not None and key != place.key:
-        Place(place.directory.parent / key).describe({"socket": place.socket})
+        Place(str(Path(place.directory).with_name(key))).describe({"socket": place.socket})
         lock = None
     if lock is None and (lock := place.take()) is None:
         return None
@@ -227,8 +227,8 @@ class _Host:
     def _take_over_from_others(self) -> None:
         """Hosts of other versions in this Python environment take no new runs from now on."""
         line = {"orchestrator": API, "control": "drain", "socket": self._place.socket}
-        for directory in self._place.directory.parent.iterdir():
-            other = Place(directory)
+        for directory in Path(self._place.directory).parent.iterdir():
+            other = Place(str(directory))
             if other.key == self._place.key or other.about().get("prefix") != sys.prefix:
                 continue
             with contextlib.suppress(HostError, OSError):

@@ -131,7 +131,7 @@ class Home:
     @classmethod
     def default(cls) -> Home:
         """`$ORCHESTRATOR_HOME`, otherwise the platform's user state directory."""
-        return cls(default_home())
+        return cls(Path(default_home()))
 
     @property
     def runs(self) -> Path:
