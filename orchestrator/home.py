@@ -9,7 +9,7 @@ import sys
 def default_home() -> str:
     """`$ORCHESTRATOR_HOME`, otherwise the platform's user state directory, as platformdirs has it."""
     if given := os.environ.get("ORCHESTRATOR_HOME"):
-        return os.path.abspath(given)
+        return given if os.path.isabs(given) else os.path.abspath(given)
     if sys.platform == "darwin":
         return os.path.expanduser("~/Library/Application Support/orchestrator")
     state = os.environ.get("XDG_STATE_HOME", "").strip() or "~/.local/state"

@@ -48,8 +48,10 @@ def cwd(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def open_tools(cwd: Path, **env: str) -> AsyncGenerator[Tools]:
     """An engine with all backends, the scripted one too, and its tools for one caller."""
+    caller = Caller(cwd=cwd, env=env)
     async with Engine(Home.default(), Backends({**BACKENDS, **SCRIPTED}).load) as engine:
-        yield Tools(engine, Caller(cwd=cwd, env=env))
+        with engine.client(caller):
+            yield Tools(engine, caller)
 
 
 async def wait_until(condition: Callable[[], bool], description: str, within_s: float = 10.0) -> None:

@@ -126,6 +126,10 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/clients::the_inspector_reads_*", "unit/engine::who_looks_*", "unit/engine::a_run_of_a_live_*")),
     Behaviour("door/foreign-clients", _README, "Clients of others drive a whole run in both protocol eras.", (
         "system/clients::*",)),
+    Behaviour("door/main-agents", _README, "Claude Code and Codex themselves find all tools and drive a whole run.", (
+        "system/real_clients::a_main_agent_*",)),
+    Behaviour("door/outlives-client", _README, "A run outlives its killed client, and the next one goes on with it.", (
+        "system/real_clients::a_run_outlives_*",)),
     Behaviour("door/any-input", _DOOR, "No input crashes, hangs or makes a lie.", ("unit/fuzz::*",)),
     Behaviour("door/conformance", "docs/conformance.md", "The official suites of MCP find what is written down.", (
         "system/conformance::*",)),
@@ -138,6 +142,21 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "unit/remote_guard::the_directory_*",)),
     Behaviour("agents/conformance", "docs/conformance.md", "The test agent plays the script of A2A's own kit.", (
         "system/tck::*",)),
+    # ---- crashes
+    Behaviour("recovery/requeue", "docs/design/recovery.md", "What had not begun is started by the next owner.", (
+        "unit/recovery::what_had_not_*", "unit/recovery::a_client_where_*", "unit/recovery::what_needs_no_*",
+        "unit/recovery::a_run_that_waits_*", "unit/recovery::what_has_not_*", "unit/recovery::runs_of_a_session_*",
+        "unit/reattach::a_token_*", "unit/recovery::credentials_*")),
+    Behaviour("recovery/attach", "docs/design/recovery.md", "What runs elsewhere is found again, with nothing lost "
+        "and nothing told twice.", (
+        "unit/recovery::what_runs_elsewhere_is_found_*", "unit/recovery::a_request_*", "unit/reattach::*",
+        "unit/recovery::time_*")),
+    Behaviour("recovery/leave", "docs/design/recovery.md", "A server that ends leaves what runs elsewhere, and other "
+        "directories' runs, alone.", (
+        "unit/recovery::what_runs_elsewhere_is_left_*", "unit/recovery::a_server_for_one_*")),
+    Behaviour("recovery/reap", "docs/design/recovery.md", "What a dead owner left of an agent is ended, and nobody "
+        "else.", (
+        "unit/recovery::what_a_dead_owner_*", "unit/recovery::a_process_that_only_*")),
     # ---- the house
     Behaviour("house/direction", "CONTRIBUTING.md", "Rooms import in one direction; names are plain.", (
         "unit/house::*",)),

@@ -11,13 +11,14 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from orchestrator.backend import Backend
 from orchestrator.engine import spawn
-from orchestrator.engine.history import Inherited, inherit
+from orchestrator.engine.history import History, Inherited, inherit
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
 from orchestrator.engine.order import SessionOrder
 from orchestrator.engine.outcome import last_event
@@ -33,7 +34,7 @@ from orchestrator.errors import (
     WrongState,
     nearest,
 )
-from orchestrator.model import Answer, JsonObject, Message, Run, Status, new_id, now
+from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status, new_id, now
 from orchestrator.process import reap
 from orchestrator.store import sessions
 from orchestrator.store.create import create_run
@@ -187,14 +188,24 @@ class Engine:
             assert created.existing is not None
             return await self.state(created.existing)
         spec, log = created.spec, created.log
-        self._bring_to_life(Life(spec, log, backend, caller.env, lambda: self._order.turn(spec)))
+        self._bring_to_life(spec, log, backend, caller.env)
         return log.run
 
-    def _bring_to_life(self, life: Life) -> None:
+    def _bring_to_life(
+        self,
+        spec: RunSpec,
+        log: RunLog,
+        backend: Backend,
+        env: Mapping[str, str] | None,
+        history: History | None = None,
+    ) -> Life:
+        turn = partial(self._order.turn, spec)
+        life = Life(spec, log, backend, env, turn, history, hosted=self._socket is not None)
         self._lives[life.spec.run_id] = life
         if self._closing:
             life.stop(Stop("shutdown"))
         self._own(self._live(life), life.spec.run_id)
+        return life
 
     async def _live(self, life: Life) -> None:
         try:
@@ -345,11 +356,10 @@ class Engine:
             return log.run
         if history.started:
             spec = replace(spec, attach=history.attachment)
-        life = Life(spec, log, backend, None, lambda: self._order.turn(spec), history)
+        life = self._bring_to_life(spec, log, backend, None, history)
         for caller in self._callers:
             life.lend(caller.cwd, caller.env)
         logger.info("run %s is taken over, %s", spec.run_id, "re-attached" if history.started else "queued again")
-        self._bring_to_life(life)
         return log.run
 
     async def _bury(self, inherited: Inherited, why: Stop | OrchestratorError) -> None:

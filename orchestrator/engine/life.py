@@ -61,6 +61,7 @@ class Life:
         env: the environment of the run's client; None when it was lost with an earlier owner of the run.
         turn: waits until the run is first in its session; held until the run is over.
         history: how far an earlier owner had come; None for a new run.
+        hosted: this process is a host, after which another comes: what has not begun is left to that one.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Life:
         env: Mapping[str, str] | None,
         turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         history: History | None = None,
+        *,
+        hosted: bool = False,
     ) -> None:
         self.spec = spec
         self.log = log
@@ -79,6 +82,7 @@ class Life:
         if env is not None:
             self._lent.set_result(env)
         self._recovered = history is not None
+        self._hosted = hosted
         self._backend = backend
         self._turn = turn
         self._stop = asyncio.get_running_loop().create_future()
@@ -104,8 +108,9 @@ class Life:
     @property
     def leaving(self) -> bool:
         """See `RunContext.leaving`: what runs elsewhere is left to the next owner when this process ends."""
-        stopped = self._stop.done() and self._stop.result().why == "shutdown"
-        return stopped and self._started and "attach" in self._backend.abilities
+        if not self._stop.done() or self._stop.result().why != "shutdown":
+            return False
+        return "attach" in self._backend.abilities if self._started else self._hosted
 
     def lend(self, cwd: Path, env: Mapping[str, str]) -> None:
         """A client is there: its environment is taken if the run lost that of the client that asked for it."""

@@ -1,10 +1,14 @@
-"""The contract's subjects: the same tests run on a local agent and on the same agent behind A2A 1.0 and 0.3."""
+"""The contract's subjects: the same tests run on a local agent and on the same agent behind A2A 1.0 and 0.3, and
+through both doors: the tools in this process, and the host's socket."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,17 @@ from typing import Any
 import pytest
 from blockbuster import blockbuster_ctx
 
+from backends import BACKENDS, SCRIPTED, Backends
 from orchestrator.doors.tools import Tools
+from orchestrator.engine.engine import Caller, Engine
+from orchestrator.host.client import call as call_host
+from orchestrator.host.server import Server
 from orchestrator.model import JsonObject
+from orchestrator.store.layout import Home
 from test_agents.a2a_agent import Settings, serve
 from test_agents.scripted import Scripted
-from tests.conftest import open_tools
+
+Call = Callable[[str, JsonObject], Awaitable[JsonObject]]
 
 MEANT = [
     # a small event is one write(2) to a local file: a thread would cost ten times as much
@@ -29,7 +39,8 @@ class Subject:
     """A backend under test, its tools, and how to spawn on it."""
 
     kind: str
-    tools: Tools
+    engine: Engine
+    tools: Call
     cwd: Path
     config: JsonObject
 
@@ -50,7 +61,7 @@ class Subject:
 
     async def call(self, tool: str, **arguments: Any) -> JsonObject:
         """Calls a tool."""
-        return await self.tools.call(tool, arguments)
+        return await self.tools(tool, arguments)
 
     async def settled(self, run_id: str) -> JsonObject:
         """The digest of a run once it is over or waits."""
@@ -73,14 +84,34 @@ class Subject:
 
 
 @asynccontextmanager
-async def open_subject(kind: str, cwd: Path) -> AsyncGenerator[Subject]:
+async def open_subject(kind: str, door: str, cwd: Path) -> AsyncGenerator[Subject]:
     """The subject, with its server if it has one."""
-    if kind == "local":
-        async with open_tools(cwd) as tools:
-            yield Subject(kind, tools, cwd, {})
-        return
-    async with serve(Scripted(), Settings(v03=kind == "a2a_0.3")) as url, open_tools(cwd) as tools:
-        yield Subject(kind, tools, cwd, {"agent_url": url})
+    async with AsyncExitStack() as stack:
+        config: JsonObject = {}
+        if kind != "local":
+            url = await stack.enter_async_context(serve(Scripted(), Settings(v03=kind == "a2a_0.3")))
+            config = {"agent_url": url}
+        engine = await stack.enter_async_context(Engine(Home.default(), Backends({**BACKENDS, **SCRIPTED}).load))
+        caller = Caller(cwd=cwd, env={})
+        tools: Call = Tools(engine, caller).call
+        if door == "host":
+            tools = await stack.enter_async_context(_host_door(engine, caller))
+        yield Subject(kind, engine, tools, cwd, config)
+
+
+@asynccontextmanager
+async def _host_door(engine: Engine, caller: Caller) -> AsyncGenerator[Call]:
+    """The host's server on a real socket; each call is a connection of its own."""
+    with tempfile.TemporaryDirectory(prefix="orc-") as folder:
+        path = f"{folder}/sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+        server = Server(engine, lambda _: frozenset({**BACKENDS, **SCRIPTED}), {}, lambda _: None)
+        serving = asyncio.create_task(server.serve(listener))
+        yield lambda tool, arguments: call_host(path, caller, tool, arguments)
+        serving.cancel()
+        await asyncio.wait({serving})
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +126,9 @@ def nothing_blocks_the_loop() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["local", "a2a_1.0", "a2a_0.3"])
+@pytest.fixture(params=["local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host"])
 async def subject(request: pytest.FixtureRequest, cwd: Path) -> AsyncGenerator[Subject]:
     """Each subject in turn."""
-    async with open_subject(request.param, cwd) as subject:
+    kind, _, door = request.param.partition("-")
+    async with open_subject(kind, door, cwd) as subject:
         yield subject

@@ -9,8 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.doors.tools import Tools
-from orchestrator.engine.engine import Engine
 from tests.conftest import wait_until
 from tests.contract.conftest import Subject
 
@@ -23,10 +21,6 @@ EVERY_END = [
     ("ask Which?",),
     ("artifact 200KB", "sleep 100"),
 ]
-
-
-def engine_of(tools: Tools) -> Engine:
-    return tools._engine  # pyright: ignore[reportPrivateUsage]
 
 
 async def play(subject: Subject) -> None:
@@ -42,7 +36,7 @@ async def play(subject: Subject) -> None:
 
 async def test_no_task_and_no_descriptor_is_left(subject: Subject) -> None:
     await play(subject)  # what is loaded and opened once stays
-    engine = engine_of(subject.tools)
+    engine = subject.engine
 
     def idle() -> bool:
         return engine.live == 0 and engine._order.idle  # pyright: ignore[reportPrivateUsage]
@@ -70,7 +64,7 @@ async def test_no_temporary_file_is_left(subject: Subject) -> None:
 
 async def test_no_run_stays_in_the_index_of_live_runs(subject: Subject) -> None:
     await play(subject)
-    live = engine_of(subject.tools).home.live
+    live = subject.engine.home.live
     await wait_until(lambda: list(live.iterdir()) == [], "the index of live runs to be empty")
 
 
@@ -78,7 +72,7 @@ async def test_no_run_stays_in_the_index_of_live_runs(subject: Subject) -> None:
 async def test_closing_the_engine_ends_everything(subject: Subject, script: tuple[str, ...], cwd: Path) -> None:
     run_id = await subject.spawn(*script)
     await subject.settled(run_id)
-    engine = engine_of(subject.tools)
+    engine = subject.engine
     await engine.close()
     await wait_until(lambda: not engine._lives, "no life")  # pyright: ignore[reportPrivateUsage]
     assert psutil.Process().children() == []

@@ -47,14 +47,19 @@ def test_every_way_to_end_the_server_leaves_true_states_on_disk(cwd: Path, how: 
             }
         )
         assert mcp.end(how) == 0
-        for run_id in (working, waiting, remote):
+        for run_id in (working, waiting):
             event = last_event(cwd, run_id)
             assert event["type"] == "run_failed"
             assert event["data"]["code"] == "host_lost"
             assert event["data"]["resumable"]
         assert "Which?" in last_event(cwd, waiting)["data"]["message"]
-        assert state_of(url, task) == "TASK_STATE_CANCELED"
-    assert not list(Path(os.environ["ORCHESTRATOR_HOME"], "live").iterdir())
+        assert last_event(cwd, remote)["type"] == "agent_message", "it is left to the next owner"
+        assert state_of(url, task) == "TASK_STATE_WORKING"
+        live = Path(os.environ["ORCHESTRATOR_HOME"], "live")
+        assert [path.name for path in live.iterdir()] == [remote]
+        with server(cwd) as following:
+            assert following.call("cancel_run", run_id=remote)["status"] == "cancelled"
+            assert state_of(url, task) == "TASK_STATE_CANCELED"
 
 
 def state_of(url: str, task: str) -> str:

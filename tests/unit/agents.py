@@ -92,11 +92,13 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(cwd: Path, agent: Backend, **env: str) -> AsyncGenerator[Desk]:
-    """An engine over one agent."""
+async def desk(
+    cwd: Path, agent: Backend, *, scope: Path | None = None, socket: str | None = None, **env: str
+) -> AsyncGenerator[Desk]:
+    """An engine over one agent; with a socket it is one that a host has."""
 
     async def load(_name: str) -> Backend:
         return agent
 
-    async with Engine(Home.default(), load) as engine:
+    async with Engine(Home.default(), load, scope=scope, socket=socket) as engine:
         yield Desk(Tools(engine, Caller(cwd=cwd, env=env)), engine, cwd)
