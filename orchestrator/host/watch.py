@@ -7,19 +7,24 @@ import ctypes
 import logging
 import os
 import resource
+import selectors
 import sys
 import threading
 import traceback
+from types import FrameType
 
 logger = logging.getLogger(__name__)
 
 LAG_S = 0.25
-_BEAT_S = 0.1
+_BEAT_S = 0.25
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class LagWatch:
-    """Logs the stack of a loop that has stood still for longer than LAG_S. A thread, for the loop cannot see itself."""
+    """Logs the stack of a loop that has stood still for longer than LAG_S. A thread, for the loop cannot see itself.
+
+    A loop that waits in its selector is not woken to ask, so that an idle process stays idle.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -35,17 +40,25 @@ class LagWatch:
 
     def _watch(self) -> None:
         while not self._done.wait(_BEAT_S):
+            if self._is_waiting():
+                continue
             self._beat.clear()
             try:
                 self._loop.call_soon_threadsafe(self._beat.set)
             except RuntimeError:  # the loop is closed
                 return
             if not self._beat.wait(LAG_S):
-                frame = sys._current_frames().get(self._thread_id)  # pyright: ignore[reportPrivateUsage]
-                stack = "".join(traceback.format_stack(frame)) if frame else ""
+                stack = "".join(traceback.format_stack(self._frame()))
                 logger.warning("the loop has stood still for %d ms:\n%s", LAG_S * 1000, stack)
                 while not self._beat.wait(1.0) and not self._done.is_set():
                     pass
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._thread_id)  # pyright: ignore[reportPrivateUsage]
+
+    def _is_waiting(self) -> bool:
+        frame = self._frame()
+        return frame is not None and frame.f_code.co_filename == selectors.__file__
 
 
 def adopt_orphans() -> None:

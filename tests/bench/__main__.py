@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.bench import limits, local, remote, server
+from tests.bench import host, limits, local, remote, server
 from tests.bench.figures import Figure, Report, compare, machine, versions
 from tests.bench.workbench import ROOT
 
@@ -33,7 +33,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "reading": local.reading,
     "starting": server.starting,
     "ending": server.ending,
-    "waiting": server.waiting,
+    "reaching": host.reaching,
+    "calling": host.calling,
+    "waiting": host.waiting,
 }
 HEAVY: dict[str, Measurement] = {"tails-1M": partial(local.tails, 1_000_000)}
 

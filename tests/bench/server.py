@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
 
 from tests.bench.figures import Figure, millis
-from tests.bench.workbench import child, first_line
+from tests.bench.workbench import child
 
 SERVER = ("orchestrator", "mcp", "--in-process", "--scripted")
 
 
-class _Client:
+class Client:
     """Speaks JSON lines to a server process."""
 
     def __init__(self, process: Any) -> None:
@@ -35,11 +32,13 @@ class _Client:
         self._process.stdin.flush()
 
     def request(self, method: str, **params: Any) -> Any:
+        """The result of a request."""
         self._id += 1
         self._write({"jsonrpc": "2.0", "id": self._id, "method": method, "params": params})
         return json.loads(self._process.stdout.readline())["result"]
 
     def call(self, tool: str, **arguments: Any) -> Any:
+        """The document of a tool call."""
         return self.request("tools/call", name=tool, arguments=arguments)["structuredContent"]
 
 
@@ -51,7 +50,7 @@ def starting() -> Iterator[Figure]:
         for _ in range(5):
             started = time.perf_counter()
             with child(*SERVER, ORCHESTRATOR_HOME=home) as process:
-                client = _Client(process)
+                client = Client(process)
                 samples.append(time.perf_counter() - started)
                 listed = client.request("tools/list")
     seen: list[Any] = [[tool["name"], tool["description"], tool["inputSchema"]] for tool in listed["tools"]]
@@ -67,7 +66,7 @@ def ending() -> Iterator[Figure]:
             samples: list[float] = []
             for _ in range(3):
                 with child(*SERVER, ORCHESTRATOR_HOME=folder) as process:
-                    client = _Client(process)
+                    client = Client(process)
                     for _ in range(10):
                         client.call("spawn_run", backend="scripted", cwd=folder, prompt="say x\nsleep 100")
                     started = time.perf_counter()
@@ -79,35 +78,3 @@ def ending() -> Iterator[Figure]:
                     assert process.wait(10) == 0
                     samples.append(time.perf_counter() - started)
             yield millis(f"server ends on {name}, 10 runs live", samples, goal=500)
-
-
-def waiting(runs: int = 200) -> Iterator[Figure]:
-    """Memory and CPU of a server that does nothing, and of one whose 200 remote runs all wait for an answer."""
-    with tempfile.TemporaryDirectory() as folder, child("test_agents", "scripted") as agent:
-        url = json.loads(first_line(agent))["agent_url"]
-        with child(*SERVER, cwd=Path(folder), ORCHESTRATOR_HOME=folder, PYTHONPATH=os.getcwd()) as process:
-            client = _Client(process)
-            client.call("list_runs")
-            server = psutil.Process(process.pid)
-            yield Figure(name="memory, idle", unit="MB", samples=[server.memory_info().rss / 1e6])
-            spawned = [
-                client.call(
-                    "spawn_run",
-                    backend="remote_a2a",
-                    cwd=folder,
-                    prompt="ask Which?",
-                    backend_config={"agent_url": url},
-                )["run_id"]
-                for _ in range(runs)
-            ]
-            for start in range(0, runs, 50):
-                ids = spawned[start : start + 50]
-                while not client.call("wait_runs", run_ids=ids, until="all", wait_ms=50_000)["done"]:
-                    pass
-            yield Figure(
-                name=f"memory, {runs} waiting runs", unit="MB", samples=[server.memory_info().rss / 1e6], goal=200
-            )
-            busy, started = sum(server.cpu_times()[:2]), time.perf_counter()
-            time.sleep(5)
-            share = (sum(server.cpu_times()[:2]) - busy) / (time.perf_counter() - started) * 100
-            yield Figure(name=f"CPU, {runs} waiting runs", unit="%", samples=[share], goal=2)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ class Talker:
 
     def check(self, spec: RunSpec) -> None:
         """See `Backend.check`."""
+
+    def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:
+        """See `Backend.ready`."""
+        return True
 
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """See `Backend.run`."""
