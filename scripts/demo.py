@@ -1,8 +1,8 @@
 """A whole run, watched: a real A2A agent, the real MCP server, a real MCP client.
 
 Starts `python -m test_agents scripted` and `python -m orchestrator mcp`, spawns a run, shows its events as they come,
-answers its question, reads its 5 MB artifact page by page, and shows the result and where the files lie. Everything
-runs on loopback and in a temporary directory.
+and goes away when it asks something. A second client finds the run, answers, reads its 5 MB artifact page by page,
+and shows the result and where the files lie. Everything runs on loopback and in a temporary directory.
 """
 
 from __future__ import annotations
@@ -107,27 +107,55 @@ async def read_artifact(client: Client, run_id: str, seq: int) -> None:
     print(f"  {size:,} bytes in {pages} pages, {took:.2f} s; the last line is {page['content'].splitlines()[-1]!r}")
 
 
-async def follow(client: Client, run_id: str) -> int:
-    """Shows the run's events until it is over, and answers its question. Returns the artifact's event number."""
-    after, artifact = 0, 0
+async def follow(client: Client, run_id: str, after: int = 0) -> tuple[str, int, int]:
+    """Shows the run's events until it is over or waits. Returns its status, its last event and its artifact's."""
+    artifact = 0
     while True:
         page = await call(client, "poll_events", run_id=run_id, after_seq=after)
         for event in page["events"]:
             show(event)
             artifact = event["seq"] if event["type"] == "artifact_added" else artifact
         after = page["next_after_seq"]
-        if page["status"] == "input_required" and not page["has_more"]:
-            heading("continue_run: the run waits, so we answer it")
-            answer = await call(client, "continue_run", run_id=run_id, decision="French")
-            print(f"  mode {answer['mode']!r}, status {answer['status']!r}")
-            heading("poll_events goes on")
-        if page["status"] == "completed" and not page["has_more"]:
-            return artifact
+        if page["status"] in ("input_required", "completed") and not page["has_more"]:
+            return page["status"], after, artifact
+
+
+async def spawn_and_leave(server: StdioServerParameters, agent_url: str) -> tuple[str, int]:
+    """The first client: it delegates, looks on for a while, and goes away."""
+    async with Client(server) as client:
+        tools = await client.list_tools()
+        print(f"  {len(tools.tools)} tools: {', '.join(tool.name for tool in tools.tools)}")
+        heading("spawn_run: returns at once")
+        task = {"backend": "remote_a2a", "cwd": server.cwd, "prompt": SCRIPT}
+        run = await call(client, "spawn_run", **task, backend_config={"agent_url": agent_url})
+        print(f"  {run['run_id']}, agent {run['agent_name']!r}, {run['status']}")
+        heading("poll_events: what happens, as it happens")
+        _, after, _ = await follow(client, run["run_id"])
+        return run["run_id"], after
+
+
+async def find_and_finish(server: StdioServerParameters, run_id: str, after: int) -> None:
+    """The second client: it knows nothing but its directory."""
+    async with Client(server) as client:
+        (found,) = (await call(client, "list_runs"))["runs"]
+        print(f"  list_runs: {found['run_id']}, {found['status']}: {found['summary']}")
+        heading("continue_run: the run waits, so we answer it")
+        answer = await call(client, "continue_run", run_id=run_id, decision="French")
+        print(f"  mode {answer['mode']!r}, status {answer['status']!r}")
+        heading("poll_events goes on where the first client was")
+        _, _, artifact = await follow(client, run_id, after)
+        heading("get_event_artifact: 5 MB, page by page")
+        await read_artifact(client, run_id, artifact)
+        heading("get_run: the result")
+        result = await call(client, "get_run", run_id=run_id)
+        print(f"  {result['status']}: {paint('1;32', result['result']['final_response'])}")
+        print(f"  usage {result['result']['usage']}")
 
 
 async def demo(folder: Path) -> None:
     project = folder / "project"
     project.mkdir()
+    os.environ["ORCHESTRATOR_HOME"] = str(folder / "home")
     heading("A real A2A agent: python -m test_agents scripted")
     agent = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "test_agents", "scripted", stdout=asyncio.subprocess.PIPE
@@ -138,38 +166,20 @@ async def demo(folder: Path) -> None:
         print(f"  it serves its card at {introduction['card']}")
         heading("The MCP server, as a client starts it: python -m orchestrator mcp")
         server = StdioServerParameters(
-            command=sys.executable,
-            args=["-m", "orchestrator", "mcp"],
-            cwd=str(project),
-            env={**os.environ, "ORCHESTRATOR_HOME": str(folder / "home")},
+            command=sys.executable, args=["-m", "orchestrator", "mcp"], cwd=str(project), env=dict(os.environ)
         )
-        async with Client(server) as client:
-            tools = await client.list_tools()
-            print(f"  {len(tools.tools)} tools: {', '.join(tool.name for tool in tools.tools)}")
-            heading("spawn_run: returns at once")
-            run = await call(
-                client,
-                "spawn_run",
-                backend="remote_a2a",
-                cwd=str(project),
-                prompt=SCRIPT,
-                backend_config={"agent_url": introduction["agent_url"]},
-            )
-            print(f"  {run['run_id']}, agent {run['agent_name']!r}, {run['status']}")
-            heading("poll_events: what happens, as it happens")
-            artifact = await follow(client, run["run_id"])
-            heading("get_event_artifact: 5 MB, page by page")
-            await read_artifact(client, run["run_id"], artifact)
-            heading("get_run: the result")
-            result = await call(client, "get_run", run_id=run["run_id"])
-            print(f"  {result['status']}: {paint('1;32', result['result']['final_response'])}")
-            print(f"  usage {result['result']['usage']}")
-            heading("Where it lies: plain files")
-            directory = project / ".orchestrator" / "runs" / run["run_id"]
-            for path in sorted(directory.iterdir()):
-                size = sum(f.stat().st_size for f in [path, *path.rglob("*")] if f.is_file())
-                print(f"  {path.relative_to(project)!s:62} {size:>10,} B")
+        run_id, after = await spawn_and_leave(server, introduction["agent_url"])
+        heading("The client goes away. Its run does not: a second client finds it")
+        await find_and_finish(server, run_id, after)
+        heading("Where it lies: plain files")
+        directory = project / ".orchestrator" / "runs" / run_id
+        for path in sorted(directory.iterdir()):
+            size = sum(f.stat().st_size for f in [path, *path.rglob("*")] if f.is_file())
+            print(f"  {path.relative_to(project)!s:62} {size:>10,} B")
     finally:
+        heading("The host, which owns live runs, ends by itself after ten idle minutes; here at once")
+        stop = [sys.executable, "-m", "orchestrator", "host", "stop", "--cancel"]
+        await (await asyncio.create_subprocess_exec(*stop)).wait()
         agent.terminate()
         await agent.wait()
     print("\n" + paint("1;32", "Done.") + " The README says how to use this from Claude Code, Codex and other clients.")

@@ -13,21 +13,27 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 STORE, ENGINE, DOORS = "orchestrator.store", "orchestrator.engine", "orchestrator.doors"
-QUERIES = "orchestrator.queries"
+QUERIES, HOST = "orchestrator.queries", "orchestrator.host"
 AGENTS = ("backends", "test_agents")
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     # who                      may not import
     "orchestrator/model.py": ("orchestrator", *AGENTS),
-    "orchestrator/errors.py": (STORE, ENGINE, DOORS, QUERIES, *AGENTS),
-    "orchestrator/events.py": (STORE, ENGINE, DOORS, QUERIES, *AGENTS),
-    "orchestrator/backend.py": (STORE, ENGINE, DOORS, QUERIES, *AGENTS),
-    "orchestrator/store/": (ENGINE, DOORS, QUERIES, *AGENTS),
-    "orchestrator/engine/": (DOORS, QUERIES, *AGENTS),
-    "orchestrator/queries.py": (DOORS, *AGENTS),
-    "orchestrator/doors/": AGENTS,
-    "backends/": (STORE, ENGINE, DOORS, QUERIES, "test_agents"),
-    "test_agents/": (STORE, ENGINE, DOORS, QUERIES),
+    "orchestrator/home.py": ("orchestrator", *AGENTS),
+    "orchestrator/errors.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
+    "orchestrator/events.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
+    "orchestrator/backend.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
+    "orchestrator/process.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
+    "orchestrator/store/": (ENGINE, DOORS, QUERIES, HOST, *AGENTS),
+    "orchestrator/engine/": (DOORS, QUERIES, HOST, *AGENTS),
+    "orchestrator/queries.py": (DOORS, HOST, *AGENTS),
+    "orchestrator/doors/": (HOST, *AGENTS),
+    "orchestrator/host/": ("test_agents",),
+    "backends/": (STORE, ENGINE, DOORS, QUERIES, HOST, "test_agents"),
+    "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST),
 }
+
+SMALL = ("home", "host.place", "host.launch", "host.bridge", "host.commands")
+"""Modules of ours that every client's bridge may load: they need nothing but the standard library and each other."""
 
 PURE = ("orchestrator/model.py", "orchestrator/events.py", "orchestrator/clip.py")
 """Files that do no I/O."""
@@ -69,6 +75,13 @@ def test_imports_go_in_one_direction(path: Path) -> None:
         for forbidden in rules:
             assert not module.startswith(tuple(f"{f}." for f in forbidden)), f"{name} imports {module}"
             assert module not in forbidden, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_bridge_needs_the_standard_library_alone(name: str) -> None:
+    known = {"orchestrator", *(f"orchestrator.{module}" for module in SMALL)}
+    for module in imports(ROOT / "orchestrator" / f"{name.replace('.', '/')}.py"):
+        assert module in known or module.split(".")[0] in sys.stdlib_module_names, f"{name} imports {module}"
 
 
 def test_a_backend_never_imports_another() -> None:
