@@ -106,6 +106,7 @@ def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
     import logging
     import os
     from concurrent.futures import ThreadPoolExecutor
+    from dataclasses import replace
     from pathlib import Path
 
     from backends import BACKENDS, SCRIPTED, Backends
@@ -113,17 +114,19 @@ def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
     from orchestrator.doors.tools import Tools
     from orchestrator.engine.engine import Caller, Engine
     from orchestrator.host.client import call
+    from orchestrator.process import MARKER
     from orchestrator.store.layout import Home
 
     async def run() -> None:
         # slow disks hold threads; those of one run must not be all that there are
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
         backends = Backends({**BACKENDS, **SCRIPTED} if scripted else BACKENDS)
-        caller = Caller(cwd=Path.cwd(), env=dict(os.environ))
+        caller = Caller(cwd=Path.cwd(), env=dict(os.environ), parent_run_id=os.environ.get(MARKER))
         async with Engine(Home.default(), backends.load, scope=caller.cwd) as engine:
-            with engine.client(caller):
-                await engine.recover()
-                await serve_stdio(Tools(engine, caller, call), engine.close)
+            caller = replace(caller, settings=engine.settings_of(caller))
+            with engine.lives.client(caller):
+                await engine.recovery.recover()
+                await serve_stdio(Tools(engine, caller, call), engine.lives.close)
 
     level = logging.DEBUG if verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -50,6 +50,8 @@ FailureCode = Literal[
 
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 ON_APPROVAL: tuple[OnApproval, ...] = get_args(OnApproval)
+ON_APPROVAL_ORDER: tuple[OnApproval, ...] = ("deny", "ask", "allow")
+"""From the least to the most, as PERMISSIONS are."""
 SESSION_MODES: tuple[SessionMode, ...] = get_args(SessionMode)
 
 
@@ -267,6 +269,12 @@ class RunSpec(Document):
     backend_config: JsonObject = field(default_factory=dict[str, Any])
     metadata: JsonObject | None = None
     resumed_from_run_id: str | None = None
+    priority: int = 1
+    """0 to 3; of the runs that are queued the lowest number goes first."""
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+    depth: int = 0
+    """How many ancestors the run has; the root is the topmost of them."""
     client_cwd: Path | None = None
     """Where the client was that asked; after a crash, one at the same place lends its environment again."""
     attach: Attachment | None = None
@@ -310,6 +318,8 @@ class Run(Document):
     native_session_id: str | None = None
     permission_enforced: bool | None = None
     resumed_from_run_id: str | None = None
+    parent_run_id: str | None = None
+    depth: int = 0
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:
@@ -326,6 +336,8 @@ class Run(Document):
             updated_at=spec.created_at,
             metadata=spec.metadata,
             resumed_from_run_id=spec.resumed_from_run_id,
+            parent_run_id=spec.parent_run_id,
+            depth=spec.depth,
         )
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,6 +70,15 @@ def boot_id() -> str:
 def _own(pid: int) -> ProcessId:
     start = psutil.Process(pid).create_time()
     return ProcessId(host=socket.gethostname(), boot_id=boot_id(), pid=pid, start_time=start)
+
+
+def ancestor_among(pid: int, known: Collection[int]) -> int | None:
+    """The nearest ancestor of a process, or the process itself, that is one of the known ones."""
+    try:
+        process = psutil.Process(pid)
+        return next((p.pid for p in (process, *process.parents()) if p.pid in known), None)
+    except psutil.Error:
+        return None
 
 
 def reap(runs: Mapping[str, JsonObject | None]) -> int:

@@ -70,6 +70,9 @@ class Queries:
                 "remote_ref": run.remote_ref,
                 "permission_enforced": run.permission_enforced,
                 "resumed_from_run_id": run.resumed_from_run_id,
+                "parent_run_id": run.parent_run_id,
+                "depth": run.depth or None,
+                "queue_place": self._engine.lives.place(run.run_id) if run.status is Status.QUEUED else None,
             }
         )
         value, cut = clip(document, RESULT_CHARS)

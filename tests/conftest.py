@@ -50,7 +50,7 @@ async def open_tools(cwd: Path, **env: str) -> AsyncGenerator[Tools]:
     """An engine with all backends, the scripted one too, and its tools for one caller."""
     caller = Caller(cwd=cwd, env=env)
     async with Engine(Home.default(), Backends({**BACKENDS, **SCRIPTED}).load) as engine:
-        with engine.client(caller):
+        with engine.lives.client(caller):
             yield Tools(engine, caller)
 
 

@@ -142,6 +142,13 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "unit/remote_guard::the_directory_*",)),
     Behaviour("agents/conformance", "docs/conformance.md", "The test agent plays the script of A2A's own kit.", (
         "system/tck::*",)),
+    # ---- settings, caps and trees
+    Behaviour("settings/sources", _README, "Three sources, of which only the user's file can widen a cap; what is "
+        "wrong is named.", ("unit/config::*",)),
+    Behaviour("run/slots", _README, "Over a cap runs are queued by priority and age; who waits for its caller gives "
+        "its slot back.", ("unit/slots::*", "unit/tree::over_the_cap_*", "unit/tree::a_run_that_was_queued_*")),
+    Behaviour("run/tree", _README, "A child stays within its parent's permission and the caps of its tree.", (
+        "unit/tree::*",)),
     # ---- crashes
     Behaviour("recovery/requeue", "docs/design/recovery.md", "What had not begun is started by the next owner.", (
         "unit/recovery::what_had_not_*", "unit/recovery::a_client_where_*", "unit/recovery::what_needs_no_*",

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from orchestrator.backend import Backend
+from orchestrator.engine.clock import ActiveClock, patience_of
 from orchestrator.engine.history import History
 from orchestrator.engine.outcome import LastEvent, last_event
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
+from orchestrator.engine.slots import Slot, Slots
 from orchestrator.errors import BackendError, InvalidArgument, LimitExceeded, StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
@@ -42,6 +43,8 @@ STOP_GRACE_S = 10.0
 """How long a backend may clean up after a cancellation before the run is ended without it."""
 SHUTDOWN_GRACE_S = 0.25
 STEERING_LIMIT = 100
+WAITING_FOR_SLOT = "waiting_for_slot"
+"""Detail of a run that is queued because as many as may work are at work."""
 WAITING_FOR_CLIENT = "waiting_for_client"
 """Detail of a recovered run that needs an environment: it goes on when a client at the same place says hello."""
 
@@ -60,6 +63,7 @@ class Life:
     Args:
         env: the environment of the run's client; None when it was lost with an earlier owner of the run.
         turn: waits until the run is first in its session; held until the run is over.
+        slots: of its kind of agent; it holds one while it works.
         history: how far an earlier owner had come; None for a new run.
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
     """
@@ -71,6 +75,7 @@ class Life:
         backend: Backend,
         env: Mapping[str, str] | None,
         turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+        slots: Slots,
         history: History | None = None,
         *,
         hosted: bool = False,
@@ -85,6 +90,8 @@ class Life:
         self._hosted = hosted
         self._backend = backend
         self._turn = turn
+        self._slots = slots
+        self._slot: Slot | None = None
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -122,9 +129,13 @@ class Life:
         """Returns when the run's last event is written, or never will be in this process."""
         await self._over.wait()
 
+    def pending(self, request_id: str | None) -> InputRequest:
+        """The request that an answer is meant for; see `Requests.find`."""
+        return self._requests.find(request_id)
+
     async def answer(self, request_id: str | None, answer: Answer) -> None:
         """Resolves a pending request; see `Requests`."""
-        await self._requests.answer(self._requests.find(request_id), answer)
+        await self._requests.answer(self.pending(request_id), answer)
 
     def check_credentials(self, config: JsonObject, env: Mapping[str, str]) -> JsonObject:
         """The credentials that came with an answer, with what `auth_token_env` names read from the caller's.
@@ -188,12 +199,23 @@ class Life:
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`."""
         await self._ensure_started()
-        self._clock.pause()
+        self._pause()
         try:
             return await self._requests.ask(request)
         finally:
             if not self.log.run.pending:
-                self._clock.go()
+                self._go()
+
+    def _pause(self) -> None:
+        """The run waits for its caller: its time does not count, and another may have its slot."""
+        self._clock.pause()
+        if self._slot:
+            self._slot.give_back()
+
+    def _go(self) -> None:
+        self._clock.go()
+        if self._slot:
+            self._slot.take_again()
 
     async def steering(self) -> AsyncIterator[Message]:
         """See `RunContext.steering`."""
@@ -274,15 +296,20 @@ class Life:
         return stop
 
     async def _drive(self) -> Outcome:
-        async with self._turn():
+        ttl = self.spec.limits.get("queue_ttl_s")
+        async with patience_of(ttl) as patience, self._turn():
             spec = self.spec
             if spec.session_mode == "resume":  # a fork was given its origin's session when it was spawned
                 native = await asyncio.to_thread(self._native_session)
                 spec = replace(spec, native_session_id=native)
             if self._recovered:
                 spec = await self._equipped(spec)
-            self._clock.go()
-            return await self._backend.run(spec, self)
+            if not self._slots.free:
+                await self._tell_detail(WAITING_FOR_SLOT)
+            async with self._slots.slot(spec.run_id, spec.priority) as self._slot:
+                patience.reschedule(None)
+                self._clock.go()
+                return await self._backend.run(spec, self)
 
     async def _equipped(self, spec: RunSpec) -> RunSpec:
         """Gives a recovered run back what only lived in memory: a client's environment and the caller's credentials."""
@@ -364,30 +391,3 @@ async def _result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
         return RuntimeError("the backend cancelled itself")
     except Exception as error:  # noqa: BLE001  the bulkhead
         return error
-
-
-class ActiveClock:
-    """Counts the time in which a run works, and not that in which it waits for its caller."""
-
-    def __init__(self, limit_s: float | None, used_s: float = 0.0) -> None:
-        self._left = None if limit_s is None else limit_s - used_s
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._expired: Callable[[], object] = lambda: None
-
-    def on_expiry(self, callback: Callable[[], object]) -> None:
-        """What to call when the limit is used up."""
-        self._expired = callback
-
-    def go(self) -> None:
-        """Counts from now on."""
-        if self._left is not None and self._timer is None:
-            self._since = time.monotonic()
-            self._timer = asyncio.get_running_loop().call_later(max(self._left, 0), self._expired)
-
-    def pause(self) -> None:
-        """Counts no more."""
-        if self._left is not None and self._timer is not None and self._since is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._left -= time.monotonic() - self._since

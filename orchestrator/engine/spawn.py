@@ -13,13 +13,15 @@ from typing import Any, NamedTuple, cast, get_args
 import orjson
 
 from orchestrator.backend import Backend
+from orchestrator.config import Settings
 from orchestrator.engine.outcome import schema_fault
+from orchestrator.engine.tree import Parent, ceiling_of, check_depth, under
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
 from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, as_object, new_id, now
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 
-LIMITS = ("timeout_s", "input_timeout_s")
+LIMITS = ("timeout_s", "input_timeout_s", "queue_ttl_s")
 METADATA_BYTES = 2_000
 MESSAGE_BYTES = 4 * 2**20
 
@@ -32,12 +34,22 @@ class Request(NamedTuple):
     idempotency_key: str | None
 
 
-def request_of(arguments: Mapping[str, Any], backend: Backend, client_cwd: Path) -> Request:
+def request_of(
+    arguments: Mapping[str, Any], backend: Backend, client_cwd: Path, settings: Settings, parent: Parent | None
+) -> Request:
     """Checks the arguments and makes the spec. Looks at the disk, so it is called in a thread.
+
+    Args:
+        settings: those of the caller.
+        parent: the run that spawns, if one does.
 
     Raises:
         InvalidArgument, Unsupported, SessionNotFound, Conflict, LimitExceeded: nothing was written.
     """
+    check_depth(settings, parent)
+    permission, on_approval = under(
+        ceiling_of(settings, parent), arguments.get("permission"), arguments.get("on_approval", "ask")
+    )
     cwd = workspace_path(arguments["cwd"])
     message = message_of(arguments, required=True)
     assert message is not None
@@ -61,16 +73,26 @@ def request_of(arguments: Mapping[str, Any], backend: Backend, client_cwd: Path)
         created_at=now(),
         session_mode=mode,
         native_session_id=session.native_session_id if session and mode == "fork" else None,
-        permission=arguments.get("permission"),
-        on_approval=arguments.get("on_approval", "ask"),
+        permission=permission,
+        on_approval=on_approval,
         output_schema=schema,
         limits=limits_of(arguments.get("limits") or {}),
         backend_config=arguments.get("backend_config") or {},
         metadata=_metadata(arguments.get("metadata")),
+        priority=arguments.get("priority", 1),
         client_cwd=client_cwd,
+        **lineage(parent),
     )
     check_abilities(spec, backend)
     return Request(spec, nickname, arguments.get("idempotency_key"))
+
+
+def lineage(parent: Parent | None) -> JsonObject:
+    """What a spec says of the run's place in its tree."""
+    if parent is None:
+        return {"parent_run_id": None, "root_run_id": None, "depth": 0}
+    spec = parent.spec
+    return {"parent_run_id": spec.run_id, "root_run_id": parent.root.run_id, "depth": spec.depth + 1}
 
 
 def check_abilities(spec: RunSpec, backend: Backend) -> None:

@@ -169,6 +169,14 @@ def peer_uid(connection: socket.socket) -> int:
     return struct.unpack("IIh16I", connection.getsockopt(0, local_peercred, size))[1]
 
 
+def peer_pid(connection: socket.socket) -> int | None:
+    """The process at the other end, where the kernel tells it."""
+    if sys.platform != "linux":
+        return None
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[0]
+
+
 def hello(**more: Any) -> dict[str, Any]:
     """The first line that a client says, as JSON: who it is, and where. The environment stays in the host's memory."""
     return {"orchestrator": API, "build": __version__, "cwd": os.getcwd(), "env": dict(os.environ), **more}

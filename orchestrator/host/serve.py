@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.errors import OrchestratorError
 from orchestrator.host import watch
 from orchestrator.host.launch import find, greet
 from orchestrator.host.place import API, HostError, Place, within_reach
@@ -30,7 +31,7 @@ from orchestrator.process import ProcessId
 logger = logging.getLogger(__name__)
 
 IDLE_S = 600.0
-"""How long a host without clients and live runs stays. `ORCHESTRATOR_HOST_IDLE_S` sets another time."""
+"""How long a host without clients and live runs stays, unless the setting `host_idle_s` says otherwise."""
 LOOK_S = 2.0
 """How often it looks whether it is still needed."""
 RECOVER_S = 30.0
@@ -137,7 +138,7 @@ class _Host:
         self._place = place
         self._listener = listener
         self._inode = _inode(place.socket)
-        self._idle_s = _seconds(os.environ.get("ORCHESTRATOR_HOST_IDLE_S"), IDLE_S)
+        self._idle_s = IDLE_S
         self._how = ""
         self._ending = asyncio.Event()
 
@@ -160,8 +161,9 @@ class _Host:
         offered = {False: frozenset(BACKENDS), True: frozenset(backends.known)}
         async with Engine(Home.default(), backends.load, socket=self._place.socket) as engine:
             self._engine = engine
+            self._use_settings()
             self._server = Server(engine, lambda scripted: offered[scripted], _about(self._place), self.stop)
-            logger.info("recovered %d runs", await engine.recover())
+            logger.info("recovered %d runs", await engine.recovery.recover())
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(self._server.serve(self._listener))
                 chores = tasks.create_task(self._chores())
@@ -170,7 +172,7 @@ class _Host:
                 await self._drain()
                 serving.cancel()
                 chores.cancel()
-            await engine.close()
+            await engine.lives.close()
         lag.close()
         logger.info("the host ends")
 
@@ -185,10 +187,10 @@ class _Host:
         """Waits until no run is live, as long as nobody asks for more haste."""
         if self._how == "drain":
             await self._server.bid_farewell(self._how)
-        while self._how == "drain" and self._engine.live:  # noqa: ASYNC110  the wish may change meanwhile
+        while self._how == "drain" and self._engine.lives:  # noqa: ASYNC110  the wish may change meanwhile
             await asyncio.sleep(0.1)
         if self._how == "cancel":
-            await self._engine.cancel_all("the host was stopped")
+            await self._engine.lives.cancel_all("the host was stopped")
         self._leave_place()
         if self._how != "now":
             await self._server.bid_farewell(self._how)
@@ -211,18 +213,27 @@ class _Host:
                 self.stop("drain")
             elif time.monotonic() - recovered > RECOVER_S:
                 zombies.bury()
-                await self._guarded(self._engine.recover)
+                await self._guarded(self._engine.recovery.recover)
                 recovered = time.monotonic()
 
     def _is_idle(self) -> bool:
         since = self._server.idle_since
-        return not self._engine.live and since is not None and time.monotonic() - since > self._idle_s
+        return not self._engine.lives and since is not None and time.monotonic() - since > self._idle_s
 
     async def _guarded(self, chore: Callable[[], Any]) -> None:
         try:
             await chore()
         except Exception:
             logger.exception("a chore failed")
+
+    def _use_settings(self) -> None:
+        try:
+            settings = self._engine.own_settings()
+        except OrchestratorError as error:
+            logger.warning("settings are not used: %s", error)
+            return
+        self._idle_s = settings.host_idle_s
+        logging.getLogger().setLevel(settings.log_level.upper())
 
     def _take_over_from_others(self) -> None:
         """Hosts of other versions in this Python environment take no new runs from now on."""
@@ -244,11 +255,3 @@ def _inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_dev, facts.st_ino
-
-
-def _seconds(given: str | None, default: float) -> float:
-    try:
-        return float(given) if given else default
-    except ValueError:
-        logger.warning("ORCHESTRATOR_HOST_IDLE_S is %r, no number; it is %g", given, default)
-        return default

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from orchestrator.doors.mcp import serve_lines
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.host.client import call
-from orchestrator.host.place import API, READS, peer_uid
+from orchestrator.host.place import API, READS, peer_pid, peer_uid
 from orchestrator.model import JsonObject, as_object
+from orchestrator.process import MARKER, ancestor_among
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +176,8 @@ class Server:
             logger.warning("a client said nothing for %g s and is dropped", HELLO_S)
             return
         answer, caller = self._answer(first)
+        if caller is not None:
+            caller = await asyncio.to_thread(self._introduced, caller, peer_pid(writer.get_extra_info("socket")))
         writer.write(orjson.dumps({"orchestrator": API, **answer}, option=orjson.OPT_APPEND_NEWLINE))
         await writer.drain()
         if caller is not None:
@@ -200,6 +204,17 @@ class Server:
         caller = Caller(cwd=Path(cwd), env=env, backends=backends, forwarded=first.get("forwarded") is True)
         return {"ok": True, "build": __version__, "pid": os.getpid()}, caller
 
+    def _introduced(self, caller: Caller, pid: int | None) -> Caller:
+        """The caller with its settings, and with the run whose agent it is, if it is one.
+
+        The kernel's word on whose descendant a client is counts more than the marker in its environment, which an
+        agent may have left out; Codex gives MCP servers a minimal environment.
+        """
+        agents = {life.log.agent["pid"]: life.spec.run_id for life in self._engine.lives if life.log.agent}
+        ancestor = ancestor_among(pid, agents) if agents and pid is not None else None
+        parent = agents[ancestor] if ancestor is not None else caller.env.get(MARKER)
+        return replace(caller, settings=self._engine.settings_of(caller), parent_run_id=parent)
+
     def _control(self, question: Any, first: JsonObject) -> JsonObject:
         match question:
             case "status":
@@ -213,7 +228,7 @@ class Server:
                 if how not in ("drain", "cancel"):
                     return {"error": "stop takes how: drain or cancel"}
                 self._stop(how)
-                return {"ok": True, "live": self._engine.live}
+                return {"ok": True, "live": len(self._engine.lives)}
             case _:
                 return {"error": f"no such question: {question!r}"}
 
@@ -221,7 +236,7 @@ class Server:
         return {
             **self._about,
             "up_s": round(time.time() - self._started, 1),
-            "live": self._engine.live,
+            "live": len(self._engine.lives),
             "clients": len(self._sessions),
             "draining": self._engine.draining is not None,
         }
@@ -230,7 +245,7 @@ class Server:
         self._sessions.add(session)
         self.idle_since = None
         try:
-            with self._engine.client(caller):
+            with self._engine.lives.client(caller):
                 await serve_lines(Tools(self._engine, caller, call), session)
         finally:
             self._sessions.discard(session)

@@ -22,11 +22,14 @@ _ENV_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
 _ENV_HARMLESS = re.compile(r"[A-Za-z]+|[-+.\d]+|[~./].*|[A-Za-z]:\\.*", re.DOTALL)
 
 
-def secrets_of(backend_config: JsonObject, env: Mapping[str, str]) -> frozenset[str]:
+def secrets_of(backend_config: JsonObject, env: Mapping[str, str], also: Iterable[str] = ()) -> frozenset[str]:
     """The values that must not be written: given credentials from 8 characters, environment values from 12.
 
     An environment variable counts when the last word of its name is KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS and
     its value is not a path, a number or letters only.
+
+    Args:
+        also: names of further variables whose values are secret whatever they look like.
     """
     found: set[str] = set()
 
@@ -43,6 +46,7 @@ def secrets_of(backend_config: JsonObject, env: Mapping[str, str]) -> frozenset[
         for name, value in env.items()
         if len(value) >= _ENV_MIN and _ENV_NAME.search(name.upper()) and not _ENV_HARMLESS.fullmatch(value)
     )
+    found.update(env[name] for name in also if len(env.get(name, "")) >= _CONFIG_MIN)
     return frozenset(found)
 
 

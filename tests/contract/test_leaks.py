@@ -39,7 +39,7 @@ async def test_no_task_and_no_descriptor_is_left(subject: Subject) -> None:
     engine = subject.engine
 
     def idle() -> bool:
-        return engine.live == 0 and engine._order.idle  # pyright: ignore[reportPrivateUsage]
+        return engine.lives.idle
 
     def counts() -> tuple[int, int]:
         gc.collect()
@@ -73,6 +73,6 @@ async def test_closing_the_engine_ends_everything(subject: Subject, script: tupl
     run_id = await subject.spawn(*script)
     await subject.settled(run_id)
     engine = subject.engine
-    await engine.close()
-    await wait_until(lambda: not engine._lives, "no life")  # pyright: ignore[reportPrivateUsage]
+    await engine.lives.close()
+    await wait_until(lambda: not engine.lives, "no life")
     assert psutil.Process().children() == []

@@ -38,7 +38,7 @@ SPAWN: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ..., "input_message": {"parts": [{"type": "video"}]}}, "text, data or file"),
     ({"prompt": ..., "input_message": {"prats": []}}, "no key 'prats'"),
     ({"backend": "scriptd"}, "did you mean 'scripted'?"),
-    ({"promt": "x"}, "unknown_argument: spawn_run has no argument 'promt'; did you mean 'prompt'?"),
+    ({"promt": "x"}, "unknown_argument: spawn_run has no argument 'promt'; did you mean 'prompt'"),
     ({"profile": "reviewer"}, "unknown_argument"),
     ({"workspace": {}}, "unknown_argument"),
     ({"permission": "root"}, "takes one of: read_only, workspace_write, full_access"),

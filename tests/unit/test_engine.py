@@ -239,7 +239,7 @@ async def test_a_server_that_ends_takes_no_new_run_and_ends_the_others_with_what
         await tools.settled(waiting)
         other = await tools.spawn()
         await tools.call("poll_events", run_id=other, types=["message_added"])
-        await tools.engine.close()
+        await tools.engine.lives.close()
         with pytest.raises(HostUnavailable, match="shutting down"):
             await tools.spawn()
     last = {run_id: events_of(Workspace(cwd).run(run_id))[-1].data for run_id in (waiting, other)}
@@ -254,7 +254,7 @@ async def test_a_server_that_ends_does_not_wait_for_a_disk_that_takes_nothing(cw
         await tools.call("poll_events", run_id=run_id, types=["message_added"])
         run_dir = Workspace(cwd).run(run_id).path
         shutil.rmtree(run_dir)
-        await tools.engine.close()
+        await tools.engine.lives.close()
     assert not run_dir.exists()
 
 

@@ -78,14 +78,14 @@ async def detail(tools: Desk, run_id: str, wanted: str) -> JsonObject:
 async def test_what_had_not_begun_waits_for_a_client_at_the_same_place_and_is_done(home: Home, cwd: Path) -> None:
     run_id = queued(home, cwd)
     async with desk(cwd, Agent(say_who)) as tools:
-        assert await tools.engine.recover() == 1
+        assert await tools.engine.recovery.recover() == 1
         run = await detail(tools, run_id, "waiting_for_client")
         assert run["status"] == "queued"
-        with tools.engine.client(Caller(cwd=cwd.parent, env=CLIENT)):
+        with tools.engine.lives.client(Caller(cwd=cwd.parent, env=CLIENT)):
             assert (await tools.call("get_run", run_id=run_id))["status"] == "queued", "another place"
-        with tools.engine.client(Caller(cwd=cwd, env={})):
+        with tools.engine.lives.client(Caller(cwd=cwd, env={})):
             assert (await tools.call("get_run", run_id=run_id))["status"] == "queued", "nothing to lend"
-        with tools.engine.client(Caller(cwd=cwd, env=CLIENT)):
+        with tools.engine.lives.client(Caller(cwd=cwd, env=CLIENT)):
             run = await tools.over(run_id)
     assert run["result"]["final_response"] == "done for the next client"
     assert "detail" not in run
@@ -96,8 +96,8 @@ async def test_a_client_where_the_first_one_was_lends_its_environment(home: Home
     elsewhere = cwd.parent / "elsewhere"
     run_id = queued(home, cwd, client_cwd=elsewhere)
     async with desk(cwd, Agent(say_who)) as tools:
-        with tools.engine.client(Caller(cwd=elsewhere, env=CLIENT)):
-            await tools.engine.recover()  # also one that was there before
+        with tools.engine.lives.client(Caller(cwd=elsewhere, env=CLIENT)):
+            await tools.engine.recovery.recover()  # also one that was there before
             assert (await tools.over(run_id))["result"]["final_response"] == "done for the next client"
 
 
@@ -110,7 +110,7 @@ async def test_what_needs_no_environment_begins_at_once(home: Home, cwd: Path) -
 async def test_a_run_that_waits_for_a_client_can_be_cancelled(home: Home, cwd: Path) -> None:
     run_id = queued(home, cwd)
     async with desk(cwd, Agent(nothing)) as tools:
-        await tools.engine.recover()
+        await tools.engine.recovery.recover()
         await detail(tools, run_id, "waiting_for_client")
         assert (await tools.call("cancel_run", run_id=run_id))["status"] == "cancelled"
 
@@ -120,11 +120,11 @@ async def test_what_has_not_begun_is_left_by_one_host_to_the_next(home: Home, cw
     log = Workspace(cwd).run(run_id)
     for _ in range(3):
         async with desk(cwd, Agent(nothing), socket="/nowhere") as tools:
-            await tools.engine.recover()
+            await tools.engine.recovery.recover()
             await detail(tools, run_id, "waiting_for_client")
     assert [event.type for event in events_of(log)] == ["status_changed"]
     async with desk(cwd, Agent(nothing)) as tools:  # a server whose runs end with it
-        await tools.engine.recover()
+        await tools.engine.recovery.recover()
     assert [event.type for event in events_of(log)] == ["status_changed", "run_failed"]
 
 
@@ -145,7 +145,7 @@ async def test_runs_of_a_session_go_on_in_their_order(home: Home, cwd: Path) -> 
         path.write_text(path.read_text().replace(log.run.session_id, spec["session_id"]))
         log.close()
     async with desk(cwd, agent) as tools:
-        assert await tools.engine.recover() == 3
+        assert await tools.engine.recovery.recover() == 3
         await tools.call("wait_runs", run_ids=[first.run.run_id, second.run.run_id, third.run.run_id], until="all")
     assert order == ["attached", second.run.run_id, third.run.run_id]
 
@@ -295,7 +295,7 @@ async def test_what_runs_elsewhere_is_left_to_the_next_owner(home: Home, cwd: Pa
     async with desk(cwd, agent) as tools:
         run_id = await tools.spawn()
         await tools.settled(run_id)
-        await tools.engine.close()
+        await tools.engine.lives.close()
     assert left == [True]
     assert [e.type for e in tools.events(run_id)] == ["run_started", "message_added", "input_required"]
     assert (home.live / run_id).exists()
@@ -310,7 +310,7 @@ async def test_a_server_for_one_directory_leaves_other_places_alone(home: Home, 
         path.mkdir()
     mine, others = (queued(home, path) for path in (inside, outside))
     async with desk(cwd, Attaching(nothing), scope=cwd) as tools:
-        assert await tools.engine.recover() == 1
+        assert await tools.engine.recovery.recover() == 1
         assert (await tools.over(mine))["status"] == "completed"
         assert (await tools.call("get_run", run_id=others))["status"] == "queued"
         with pytest.raises(NotOwner):

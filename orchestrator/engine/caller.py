@@ -1,0 +1,49 @@
+"""Who calls, and what of its environment an agent gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from orchestrator.config import Settings
+
+REMOVED = (
+    "CLAUDECODE",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_CODE_MESSAGING_*",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_PROJECT_DIR",
+    "CODEX_THREAD_ID",
+    "ORCHESTRATOR_RUN_*",
+)
+"""Variables by which an agent would take itself for part of its caller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls: the directory and the environment of a client. The environment stays in memory."""
+
+    cwd: Path
+    env: Mapping[str, str] = field(repr=False)
+    settings: Settings = field(default_factory=Settings)
+    """As they were when the client came."""
+    backends: frozenset[str] | None = None
+    """What it may spawn on; None for all there are."""
+    parent_run_id: str | None = None
+    """The run whose agent this client is, if it is one."""
+    forwarded: bool = False
+    """It is another process of ours that passes a command on, which is never passed on again."""
+
+    @property
+    def agent_env(self) -> dict[str, str]:
+        """What its agents get of its environment."""
+        denied = (*REMOVED, *self.settings.env_deny)
+        allowed = self.settings.env_allow or ("*",)
+        return {
+            name: value
+            for name, value in self.env.items()
+            if not any(fnmatchcase(name, pattern) for pattern in denied)
+            and any(fnmatchcase(name, pattern) for pattern in allowed)
+        }

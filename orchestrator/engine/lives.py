@@ -1,0 +1,168 @@
+"""The register of the runs that live in this process: their tasks, their order, their slots, and the clients present.
+
+Above: the engine, which makes lives for commands, and the recovery, which makes them for runs that lost their owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Generator, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from orchestrator import config
+from orchestrator.backend import Backend
+from orchestrator.engine.caller import Caller
+from orchestrator.engine.history import History
+from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
+from orchestrator.engine.order import SessionOrder
+from orchestrator.engine.slots import Kind, Slots
+from orchestrator.model import RunSpec
+from orchestrator.store.layout import Home
+from orchestrator.store.log import RunLog
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 0.45
+
+T = TypeVar("T")
+
+
+class Lives:
+    """All live runs of this process. To be entered; leaving it ends every run.
+
+    Args:
+        socket: where this process takes commands from others; None if it does not.
+    """
+
+    def __init__(self, home: Home, socket: str | None) -> None:
+        self.home = home
+        self.socket = socket
+        self.closing = False
+        self._lives: dict[str, Life] = {}
+        self._callers: list[Caller] = []
+        self._order = SessionOrder()
+        self._slots: dict[Kind, Slots] = {"local": Slots(), "remote": Slots()}
+        self.use(config.Settings())
+        self._owned_tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = asyncio.TaskGroup()
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._lives
+
+    def __len__(self) -> int:
+        return len(self._lives)
+
+    def __iter__(self) -> Iterator[Life]:
+        return iter(list(self._lives.values()))
+
+    def get(self, run_id: str) -> Life | None:
+        """The life of a run, if it is here."""
+        return self._lives.get(run_id)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left of any run."""
+        return not self._lives and self._order.idle
+
+    async def open(self) -> None:
+        """Begins."""
+        await self._tasks.__aenter__()
+
+    async def end(self) -> None:
+        """Closes, and waits for every task."""
+        await self.close()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def close(self) -> None:
+        """Ends or leaves every run; bounded, for clients kill within half a second."""
+        self.closing = True
+        deadline = asyncio.get_running_loop().time() + CLOSE_S
+        while pending := {task for task in self._owned_tasks if not task.done()}:
+            for life in self:
+                life.stop(Stop("shutdown"))
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                logger.error("%d runs could not be ended in time; whoever looks at them next ends them", len(pending))
+                return
+            await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+
+    async def cancel_all(self, reason: str) -> None:
+        """Cancels every run of this process. Returns when they are over, or after a bounded time."""
+        lives = list(self)
+        for life in lives:
+            life.stop(Stop("cancel", reason))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_GRACE_S + 5):
+                for life in lives:
+                    await life.over()
+
+    # ---- clients ----
+
+    @contextlib.contextmanager
+    def client(self, caller: Caller) -> Generator[None]:
+        """A client is there: recovered runs that lost their environment take that of one at the same place."""
+        self._callers.append(caller)
+        try:
+            for life in self:
+                life.lend(caller.cwd, caller.agent_env)
+            yield
+        finally:
+            self._callers.remove(caller)
+
+    # ---- lives ----
+
+    def begin(
+        self,
+        spec: RunSpec,
+        log: RunLog,
+        backend: Backend,
+        env: Mapping[str, str] | None,
+        history: History | None = None,
+    ) -> None:
+        """Gives a run its life.
+
+        Args:
+            env: as the agent gets it; None when it was lost with an earlier owner of the run.
+            history: how far that owner had come.
+        """
+        turn = partial(self._order.turn, spec)
+        slots = self._slots["remote" if "attach" in backend.abilities else "local"]
+        life = Life(spec, log, backend, env, turn, slots, history, hosted=self.socket is not None)
+        self._lives[spec.run_id] = life
+        for caller in self._callers:
+            life.lend(caller.cwd, caller.agent_env)
+        if self.closing:
+            life.stop(Stop("shutdown"))
+        self._own(self._live(life), spec.run_id)
+
+    def _own(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Runs work that outlives its caller, in a task that `close` waits for."""
+        task = self._tasks.create_task(work, name=name)
+        self._owned_tasks.add(task)
+        task.add_done_callback(self._owned_tasks.discard)
+        return task
+
+    async def _live(self, life: Life) -> None:
+        try:
+            await life.live()
+        finally:
+            del self._lives[life.spec.run_id]
+            if life.log.run.terminal:
+                await self.settle(life.spec.run_id)
+
+    async def settle(self, run_id: str) -> None:
+        """Takes a run that is over out of the index of live runs."""
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self.home.settle, run_id)
+
+    def place(self, run_id: str) -> int | None:
+        """The place of a run that waits for a slot, 1 for the next; None if it waits for none."""
+        return next((place for slots in self._slots.values() if (place := slots.place(run_id))), None)
+
+    def use(self, settings: config.Settings) -> None:
+        """Takes the caps of this process's settings."""
+        self._slots["local"].set_cap(settings.max_concurrent_runs_local)
+        self._slots["remote"].set_cap(settings.max_concurrent_runs_remote)

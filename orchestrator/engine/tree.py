@@ -1,0 +1,119 @@
+"""Runs that spawn runs: whose child a run is, how many a tree may have, and how much a child may do.
+
+A tree is the run that a client spawned and all below it. Its members are counted in a file of the root's directory,
+so that the count holds across processes and restarts.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from orchestrator.config import Settings
+from orchestrator.errors import LimitExceeded, PermissionCeiling
+from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, OnApproval, Permission, RunSpec
+from orchestrator.store.layout import RunDir, write_all
+
+MEMBERS = "tree"
+
+
+class Ceiling(NamedTuple):
+    """The most that a run may be permitted, and who says so."""
+
+    permission: Permission
+    permission_by: str
+    on_approval: OnApproval
+    on_approval_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """The run whose agent spawns another one."""
+
+    spec: RunSpec
+    root: RunDir
+
+
+def ceiling_of(settings: Settings, parent: Parent | None) -> Ceiling:
+    """What the settings and the parent allow together."""
+    ceiling = Ceiling(
+        settings.max_permission, "the setting max_permission", settings.max_on_approval, "the setting max_on_approval"
+    )
+    if parent is None:
+        return ceiling
+    spec, by = parent.spec, f"its parent {parent.spec.run_id}"
+    if _permission_rank(spec.level) < _permission_rank(ceiling.permission):
+        ceiling = ceiling._replace(permission=spec.level, permission_by=by)
+    if _approval_rank(spec.on_approval) < _approval_rank(ceiling.on_approval):
+        ceiling = ceiling._replace(on_approval=spec.on_approval, on_approval_by=by)
+    return ceiling
+
+
+def under(
+    ceiling: Ceiling, permission: Permission | None, on_approval: OnApproval
+) -> tuple[Permission | None, OnApproval]:
+    """What a run gets. The defaults are lowered silently; what was asked for beyond the ceiling is refused.
+
+    Raises:
+        PermissionCeiling: more was asked for than may be given.
+    """
+    if permission is None and _permission_rank("workspace_write") > _permission_rank(ceiling.permission):
+        permission = ceiling.permission
+    if permission is not None and _permission_rank(permission) > _permission_rank(ceiling.permission):
+        raise PermissionCeiling(
+            f"permission {permission!r} is more than {ceiling.permission_by} allows, {ceiling.permission!r}"
+        )
+    if on_approval == "ask" and ceiling.on_approval == "deny":
+        on_approval = "deny"
+    if _approval_rank(on_approval) > _approval_rank(ceiling.on_approval):
+        raise PermissionCeiling(
+            f"on_approval {on_approval!r} is more than {ceiling.on_approval_by} allows, {ceiling.on_approval!r}"
+        )
+    return permission, on_approval
+
+
+def check_depth(settings: Settings, parent: Parent | None) -> None:
+    """Refuses a child that would stand too deep, or one too many.
+
+    Raises:
+        LimitExceeded: with the setting that says so.
+    """
+    if parent is None:
+        return
+    if parent.spec.depth >= settings.max_depth:
+        raise LimitExceeded(
+            f"{parent.spec.run_id} stands at depth {parent.spec.depth} and may spawn nothing: the setting max_depth is "
+            f"{settings.max_depth}; do the work in this run"
+        )
+    if (count := members(parent.root)) >= settings.max_runs_per_tree:
+        raise LimitExceeded(
+            f"the tree of {parent.root.run_id} has {count} runs: the setting max_runs_per_tree is "
+            f"{settings.max_runs_per_tree}; do the work in this run, or use a finished agent again by continue_run"
+        )
+
+
+def members(root: RunDir) -> int:
+    """How many runs a tree has had, with its root."""
+    try:
+        with open(root.file(MEMBERS), "rb") as file:  # noqa: PTH123
+            return 1 + file.read().count(b"\n")
+    except FileNotFoundError:
+        return 1
+
+
+def add_member(root: RunDir, run_id: str) -> None:
+    """Notes a new member of a tree."""
+    descriptor = os.open(root.file(MEMBERS), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(descriptor, f"{run_id}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _permission_rank(permission: Permission) -> int:
+    return PERMISSIONS.index(permission)
+
+
+def _approval_rank(on_approval: OnApproval) -> int:
+    return ON_APPROVAL_ORDER.index(on_approval)

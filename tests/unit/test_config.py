@@ -1,0 +1,109 @@
+"""Settings: three sources, of which only one can widen a cap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import FIELDS, Settings, load, table
+from orchestrator.errors import InvalidArgument
+from orchestrator.store.layout import Home
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def user(home: Home, text: str) -> None:
+    write(home.path / "config.toml", text)
+
+
+def test_without_any_source_all_is_default(home: Home, cwd: Path) -> None:
+    effective = load(home.path, cwd, {})
+    assert effective.settings == Settings()
+    assert {origin.source for origin in effective.origins.values()} == {"default"}
+
+
+def test_the_users_file_may_do_anything(home: Home, cwd: Path) -> None:
+    user(
+        home, 'max_depth = 9\nmax_permission = "read_only"\ntrusted_dirs = ["/x"]\n[max_concurrent_runs]\nlocal = 20\n'
+    )
+    settings = load(home.path, cwd, {}).settings
+    assert (settings.max_depth, settings.max_permission, settings.max_concurrent_runs_local) == (9, "read_only", 20)
+    assert settings.trusted_dirs == ("/x",)
+
+
+@pytest.mark.parametrize("source", ["project", "environment"])
+def test_a_project_and_an_environment_only_narrow(home: Home, cwd: Path, source: str) -> None:
+    user(home, 'max_depth = 5\nenv_deny = ["A_*"]\n')
+    env: dict[str, str] = {}
+    if source == "project":
+        text = (
+            'max_depth = 9\nmax_permission = "read_only"\ntrusted_dirs = ["/"]\nenv_deny = ["B"]\nenv_allow = ["C"]\n'
+        )
+        write(cwd / ".orchestrator.toml", text)
+    else:
+        given = {
+            "max_depth": "9",
+            "max_permission": "read_only",
+            "trusted_dirs": "/",
+            "env_deny": "B",
+            "env_allow": "C",
+        }
+        env = {f"ORCHESTRATOR_{name.upper()}": value for name, value in given.items()}
+    effective = load(home.path, cwd, env)
+    settings = effective.settings
+    assert (settings.max_depth, settings.max_permission) == (5, "read_only")
+    assert (settings.trusted_dirs, settings.env_allow) == ((), ())
+    assert settings.env_deny == ("A_*", "B")
+    assert len(effective.notices) == 3
+    assert any("max_depth to 9" in notice and "stays 5" in notice for notice in effective.notices)
+
+
+def test_what_is_no_cap_the_environment_decides(home: Home, cwd: Path) -> None:
+    user(home, "host_idle_s = 5\n")
+    effective = load(home.path, cwd, {"ORCHESTRATOR_HOST_IDLE_S": "7.5", "ORCHESTRATOR_HOME": "/x", "OTHER": "y"})
+    assert effective.settings.host_idle_s == 7.5
+    assert effective.origins["host_idle_s"].source == "ORCHESTRATOR_HOST_IDLE_S"
+
+
+def test_on_approval_is_narrowed_from_allow_to_deny(home: Home, cwd: Path) -> None:
+    env = {"ORCHESTRATOR_MAX_ON_APPROVAL": "deny"}
+    assert load(home.path, cwd, env).settings.max_on_approval == "deny"
+    user(home, 'max_on_approval = "ask"\n')
+    assert load(home.path, cwd, {"ORCHESTRATOR_MAX_ON_APPROVAL": "allow"}).settings.max_on_approval == "ask"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("max_dept = 1", "no setting 'max_dept'; did you mean 'max_depth'"),
+        ('max_depth = "many"', "max_depth is 'many'; it takes a"),
+        ("max_depth = -1", "it takes a whole number"),
+        ("max_depth = 1.5", "it takes a whole number"),
+        ("max_depth = true", "it takes a whole number"),
+        ('max_permission = "root"', "one of read_only, workspace_write, full_access"),
+        ("trusted_dirs = [1]", "a list of strings"),
+        ("backend = 3", "a string"),
+        ("= broken", "cannot be read as TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(home: Home, cwd: Path, text: str, words: str) -> None:
+    user(home, text)
+    with pytest.raises(InvalidArgument) as refused:
+        load(home.path, cwd, {})
+    assert words in str(refused.value)
+    assert "config.toml" in str(refused.value)
+
+
+def test_a_variable_that_is_no_setting_is_named() -> None:
+    with pytest.raises(InvalidArgument, match="ORCHESTRATOR_MAX_DEPHT: no setting 'max_depht'; did you mean"):
+        load(Path("/nowhere"), None, {"ORCHESTRATOR_MAX_DEPHT": "1"})
+
+
+def test_the_documented_table_is_that_of_the_model() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert table() in readme.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in table() for name in FIELDS)

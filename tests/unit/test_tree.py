@@ -1,0 +1,157 @@
+"""Runs that spawn runs: caps on depth, number and permission, and who may approve."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.backend import RunContext
+from orchestrator.doors.tools import Tools
+from orchestrator.engine.engine import Caller
+from orchestrator.errors import LimitExceeded, PermissionCeiling
+from orchestrator.events import Started
+from orchestrator.model import InputRequest, JsonObject, Outcome
+from orchestrator.store.layout import Home
+from tests.unit.agents import Agent, Desk, desk, nothing
+from tests.unit.test_config import user
+
+
+def child_of(tools: Desk, run_id: str) -> Desk:
+    """The tools as the agent of a run has them."""
+    caller = Caller(cwd=tools.cwd, env={"A": "b"}, parent_run_id=run_id)
+    return Desk(Tools(tools.engine, caller), tools.engine, tools.cwd)
+
+
+async def opened(ctx: RunContext) -> Outcome:
+    await ctx.emit(Started(native_session_id="n1"))
+    return await nothing(ctx)
+
+
+async def wait(ctx: RunContext) -> Outcome:
+    await asyncio.sleep(60)
+    return await nothing(ctx)
+
+
+async def approve(ctx: RunContext) -> Outcome:
+    await ctx.ask(InputRequest(request_id="r1", kind="approval", text="may I?"))
+    return await nothing(ctx)
+
+
+async def test_a_child_knows_its_parent_and_its_depth(cwd: Path) -> None:
+    async with desk(cwd, Agent(nothing)) as tools:
+        top = await tools.finished()
+        child = await child_of(tools, top["run_id"]).finished()
+        grandchild = await child_of(tools, child["run_id"]).finished()
+    assert "parent_run_id" not in top
+    assert (child["parent_run_id"], child["depth"]) == (top["run_id"], 1)
+    assert (grandchild["parent_run_id"], grandchild["depth"]) == (child["run_id"], 2)
+
+
+async def test_a_run_too_deep_is_refused(cwd: Path, home: Home) -> None:
+    user(home, "max_depth = 1")
+    async with desk(cwd, Agent(opened)) as tools:
+        child = await child_of(tools, await tools.spawn()).spawn()
+        with pytest.raises(LimitExceeded, match="max_depth is 1"):
+            await child_of(tools, child).spawn()
+        finished = await tools.settled(child)
+        with pytest.raises(LimitExceeded, match="max_depth is 1"):  # resuming is spawning too
+            await child_of(tools, child).call("continue_run", run_id=finished["run_id"], text="go on")
+
+
+async def test_one_too_many_in_a_tree_is_refused_also_after_a_restart(cwd: Path, home: Home) -> None:
+    user(home, "max_runs_per_tree = 3")
+    async with desk(cwd, Agent(nothing)) as tools:
+        top = await tools.spawn()
+        child = await child_of(tools, top).spawn()
+        await child_of(tools, child).finished()
+    async with desk(cwd, Agent(nothing)) as tools:
+        for parent in (top, child):
+            with pytest.raises(LimitExceeded, match="has 3 runs"):
+                await child_of(tools, parent).spawn()
+        await tools.finished()
+
+
+@pytest.mark.parametrize("by", ["parent", "setting"])
+async def test_permission_has_a_ceiling(cwd: Path, home: Home, by: str) -> None:
+    agent = Agent(nothing, abilities=frozenset({"permission", "resume"}))
+    if by == "setting":
+        user(home, 'max_permission = "read_only"\nmax_on_approval = "deny"\n')
+    async with desk(cwd, agent) as tools:
+        caller = tools
+        if by == "parent":
+            caller = child_of(tools, await tools.spawn(permission="read_only", on_approval="deny"))
+        for more in ({"permission": "workspace_write"}, {"permission": "full_access"}, {"on_approval": "allow"}):
+            with pytest.raises(PermissionCeiling, match="more than"):
+                await caller.spawn(**more)
+        run_id = await caller.spawn()
+        await tools.settled(run_id)
+    assert (agent.specs[-1].level, agent.specs[-1].on_approval) == ("read_only", "deny"), "the defaults are lowered"
+
+
+async def test_a_resumed_run_stays_under_the_ceiling_of_who_resumes_it(cwd: Path) -> None:
+    agent = Agent(opened, abilities=frozenset({"permission", "resume"}))
+    async with desk(cwd, agent) as tools:
+        weak = await tools.spawn(permission="read_only")
+        strong = await tools.finished(permission="full_access")
+        with pytest.raises(PermissionCeiling, match=f"its parent {weak} allows"):
+            await child_of(tools, weak).call("continue_run", run_id=strong["run_id"], text="more")
+        assert (await tools.call("continue_run", run_id=strong["run_id"], text="more"))["mode"] == "resume"
+
+
+@pytest.mark.parametrize(
+    ("given", "may"),
+    [({}, False), ({"permission": "full_access"}, True), ({"on_approval": "allow"}, True), (None, True)],
+)
+async def test_an_agent_approves_only_what_it_need_not_ask_for(cwd: Path, given: JsonObject | None, may: bool) -> None:
+    agent = Agent(wait, approve)
+    async with desk(cwd, agent) as tools:
+        parent = await tools.spawn(**(given or {}))
+        child = await child_of(tools, parent).spawn()
+        await tools.settled(child)
+        caller = tools if given is None else child_of(tools, parent)
+        if not may:
+            with pytest.raises(PermissionCeiling, match=f"the caller who spawned {parent} can"):
+                await caller.call("continue_run", run_id=child, decision="approve")
+            await caller.call("continue_run", run_id=child, decision="deny")
+        else:
+            await caller.call("continue_run", run_id=child, decision="approve")
+        assert (await tools.over(child))["status"] == "completed"
+
+
+async def test_over_the_cap_a_run_is_queued_and_told_its_place(cwd: Path, home: Home) -> None:
+    user(home, "[max_concurrent_runs]\nlocal = 1\n")
+    async with desk(cwd, Agent(approve, wait, nothing, nothing)) as tools:
+        first = await tools.spawn()
+        await tools.settled(first)  # it waits for its caller and so gives its slot back
+        second, third, urgent = await tools.spawn(), await tools.spawn(priority=2), await tools.spawn(priority=0)
+        for run_id in (third, urgent):
+            await tools.call("poll_events", run_id=run_id)
+        places = [(await tools.call("get_run", run_id=run_id)).get("queue_place") for run_id in (urgent, third)]
+        assert places == [1, 2]
+        queued = await tools.call("get_run", run_id=third)
+        assert (queued["status"], queued["detail"]) == ("queued", "waiting_for_slot")
+        await tools.call("continue_run", run_id=first, decision="approve")
+        assert (await tools.over(first))["status"] == "completed", "an answered run goes on at once"
+        await tools.call("cancel_run", run_id=second)
+        assert (await tools.over(urgent))["status"] == (await tools.over(third))["status"] == "completed"
+
+
+async def test_a_run_that_was_queued_for_too_long_expires(cwd: Path, home: Home) -> None:
+    user(home, "[max_concurrent_runs]\nlocal = 1\n")
+    async with desk(cwd, Agent(wait)) as tools:
+        await tools.spawn()
+        late = await tools.spawn(limits={"queue_ttl_s": 0.2})
+        assert (await tools.over(late))["error"]["code"] == "expired"
+        assert "run_started" not in [event.type for event in tools.events(late)]
+
+
+async def test_an_agent_gets_its_callers_environment_without_what_would_confuse_it(cwd: Path, home: Home) -> None:
+    user(home, 'env_deny = ["SECRET_*"]')
+    env = {"PATH": "/bin", "CLAUDECODE": "1", "SECRET_X": "y", "ORCHESTRATOR_RUN_ID": "run_0", "ANTHROPIC_API_KEY": "k"}
+    async with desk(cwd, Agent(nothing)) as tools:
+        caller = Caller(cwd=cwd, env=env)
+        caller = replace(caller, settings=tools.engine.settings_of(caller))
+    assert caller.agent_env == {"PATH": "/bin", "ANTHROPIC_API_KEY": "k"}
