@@ -126,7 +126,7 @@ def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
             caller = replace(caller, settings=engine.settings_of(caller))
             with engine.lives.client(caller):
                 await engine.recovery.recover()
-                await serve_stdio(Tools(engine, caller, call), engine.lives.close)
+                await serve_stdio(Tools(engine, caller, forward=call), engine.lives.close)
 
     level = logging.DEBUG if verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -13,7 +13,7 @@ def default_home() -> str:
     if sys.platform == "darwin":
         return os.path.expanduser("~/Library/Application Support/orchestrator")
     state = os.environ.get("XDG_STATE_HOME", "").strip() or "~/.local/state"
-    return os.path.join(os.path.expanduser(state), "orchestrator")
+    return os.path.join(os.path.abspath(os.path.expanduser(state)), "orchestrator")
 
 
 def make_directory(path: str | os.PathLike[str]) -> None:

@@ -269,6 +269,8 @@ class RunSpec(Document):
     backend_config: JsonObject = field(default_factory=dict[str, Any])
     metadata: JsonObject | None = None
     resumed_from_run_id: str | None = None
+    masked: bool = False
+    """A secret in the message was masked when the spec was written: what stands there is not what was said."""
     priority: int = 1
     """0 to 3; of the runs that are queued the lowest number goes first."""
     parent_run_id: str | None = None

@@ -59,9 +59,10 @@ class ProcessId(Document):
 
 @cache
 def boot_id() -> str:
-    """Changes with every start of the machine."""
+    """Changes with every start of the machine, and differs between containers, whose pids mean nothing to others."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
     except OSError:
         return str(int(psutil.boot_time()))
 
@@ -118,9 +119,9 @@ def _is_left_of(process: psutil.Process, runs: Mapping[str, JsonObject | None]) 
 
 def _in_group(process: psutil.Process, group: int, agent: JsonObject) -> bool:
     """Whether a process is of the agent's group. One that has the leader's pid must be the leader: pids are reused."""
-    if group != agent.get("pgid"):
+    since = agent.get("start_time")
+    if group != agent.get("pgid") or not isinstance(since, (int, float)):
         return False
-    since = float(agent.get("start_time", 0))
     started = process.create_time()
     if process.pid == agent.get("pid"):
         return abs(started - since) < _SAME_START_S

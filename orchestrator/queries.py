@@ -11,16 +11,19 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.clip import clip, json_chars
-from orchestrator.engine.engine import Engine
-from orchestrator.errors import ArtifactNotFound, InvalidArgument, StoreError, StoreVersion
+from orchestrator.errors import ArtifactNotFound, InvalidArgument, RunNotFound, StoreError, StoreVersion
 from orchestrator.events import Event
 from orchestrator.model import InputRequest, JsonObject, Run, Status, compact
 from orchestrator.store import artifacts
 from orchestrator.store.index import RunIndex
-from orchestrator.store.layout import RunDir, read_json
+from orchestrator.store.layout import Home, RunDir, read_json
 from orchestrator.store.reader import RunReader
+
+if TYPE_CHECKING:
+    from orchestrator.store.log import RunLog
 
 RESULT_CHARS = 9_500
 """Known clients cut a tool's result at about 12,000 characters; a default result stays well below."""
@@ -29,14 +32,35 @@ FINAL_CHARS = 8_000
 ARTIFACT_LIMIT = 6_144
 _GATHER_S = 0.004
 """Events seldom come alone: what follows the first one this soon is told in the same answer."""
-_FILE_POLL_S = 0.05
+_FILE_POLL_S = 0.02
 """How often a run that another process owns is looked at while somebody waits for it."""
 
 
-class Queries:
-    """Reads runs for the clients of one engine."""
+class Runs(Protocol):
+    """Where queries find runs: an engine, for what lives in its process, or the files alone."""
 
-    def __init__(self, engine: Engine) -> None:
+    @property
+    def home(self) -> Home:
+        """The index of runs."""
+        ...
+
+    def log_of(self, run_id: str) -> RunLog | None:
+        """The log of a run that lives in this process."""
+        ...
+
+    async def state(self, run_dir: RunDir) -> Run:
+        """The run now, recovered if its owner is gone."""
+        ...
+
+    def place(self, run_id: str) -> int | None:
+        """The place of a run among those that wait for a slot; None if that is not known here."""
+        ...
+
+
+class Queries:
+    """Reads runs for the clients of one engine, or for a command."""
+
+    def __init__(self, engine: Runs) -> None:
         self._engine = engine
         self._index = RunIndex(engine.home)
 
@@ -72,7 +96,7 @@ class Queries:
                 "resumed_from_run_id": run.resumed_from_run_id,
                 "parent_run_id": run.parent_run_id,
                 "depth": run.depth or None,
-                "queue_place": self._engine.lives.place(run.run_id) if run.status is Status.QUEUED else None,
+                "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
             }
         )
         value, cut = clip(document, RESULT_CHARS)
@@ -122,6 +146,8 @@ class Queries:
             try:
                 log = self._engine.log_of(run_dir.run_id)
                 run = log.run if log else RunReader(run_dir).state().run
+            except RunNotFound:  # it is just being made, or was never made whole
+                continue
             except (StoreError, StoreVersion) as error:
                 if len(unreadable) < 5:
                     unreadable.append({"run_id": run_dir.run_id, "error": error.sentence[:300]})
@@ -244,7 +270,7 @@ class Queries:
             await log.wait(predicate)
             return
         before = await asyncio.to_thread(_size, run_dir)
-        for _ in range(20):
+        for _ in range(50):
             await asyncio.sleep(_FILE_POLL_S)
             if await asyncio.to_thread(_size, run_dir) != before or self._engine.log_of(run_dir.run_id):
                 return

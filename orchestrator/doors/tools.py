@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,13 +33,16 @@ class Tools:
     """The tools for one caller.
 
     Args:
+        queries: shared by the clients of one process, for they remember where runs lie.
         forward: how a command reaches the owner of a run that lives in another process; None if it does not.
     """
 
-    def __init__(self, engine: Engine, caller: Caller, forward: Forward | None = None) -> None:
+    def __init__(
+        self, engine: Engine, caller: Caller, queries: Queries | None = None, forward: Forward | None = None
+    ) -> None:
         self._engine = engine
         self._forward = forward
-        self._queries = Queries(engine)
+        self._queries = queries or Queries(engine)
         self._caller = caller
         self._validators: Mapping[str, Validator] = {}
         self._routes: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
@@ -189,7 +193,8 @@ def _said(tool: Tool, error: Any) -> str:
     return f"{path}: {error.message[:300]}"
 
 
-def _make_validators() -> dict[str, Validator]:
+@cache
+def _make_validators() -> Mapping[str, Validator]:
     """One validator per tool. The import reads files, so this is called in a thread."""
     from jsonschema import Draft202012Validator
 

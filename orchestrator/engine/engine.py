@@ -66,8 +66,6 @@ class Engine:
         scope: Path | None = None,
     ) -> None:
         self.home = home
-        self.draining: str | None = None
-        """Why no new runs are taken any more, for whoever asks for one."""
         self.lives = Lives(home, socket)
         self.recovery = Recovery(self.lives, load_backend, scope)
         self._load_backend = load_backend
@@ -86,6 +84,10 @@ class Engine:
         life = self.lives.get(run_id)
         return life.log if life else None
 
+    def place(self, run_id: str) -> int | None:
+        """The place of a run among those that wait for a slot."""
+        return self.lives.place(run_id)
+
     async def state(self, run_dir: RunDir) -> Run:
         """The run now. One whose owner is gone is recovered first, so that nobody reads a state that is a lie."""
         log = self.log_of(run_dir.run_id)
@@ -99,13 +101,15 @@ class Engine:
         Raises:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
-        name = arguments["backend"]
-        if caller.backends is not None and name not in caller.backends:
-            raise InvalidArgument(f"no backend {name!r}{nearest(name, caller.backends)}")
-        backend = await self._load_backend(name)
+        backend = await self._backend_for(arguments["backend"], caller)
         settings, parent = await asyncio.to_thread(self._bounds, caller)
         request = await asyncio.to_thread(spawn.request_of, arguments, backend, caller.cwd, settings, parent)
         return await self._launch(request, backend, replace(caller, settings=settings))
+
+    async def _backend_for(self, name: str, caller: Caller) -> Backend:
+        if caller.backends is not None and name not in caller.backends:
+            raise InvalidArgument(f"no backend {name!r}{nearest(name, caller.backends)}")
+        return await self._load_backend(name)
 
     def _bounds(self, caller: Caller) -> tuple[config.Settings, tree.Parent | None]:
         """The settings in force for a caller, read anew, and the run that it is the agent of."""
@@ -120,8 +124,8 @@ class Engine:
     async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         if self.lives.closing:
             raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
-        if self.draining is not None:
-            raise HostUnavailable(self.draining)
+        if self.lives.draining is not None:
+            raise HostUnavailable(self.lives.draining)
         self.lives.use(await asyncio.to_thread(self.own_settings))
         # finished even when the caller goes away: a run that is on disk has to have a life
         return await uninterrupted(self._begin(request, backend, caller))
@@ -202,7 +206,7 @@ class Engine:
         session = await asyncio.to_thread(sessions.load, run_dir.workspace, old.session_id)
         if session.native_session_id is None:
             raise SessionNotFound(f"{run.run_id} ended before its agent opened a session; spawn a new run")
-        backend = await self._load_backend(old.backend)
+        backend = await self._backend_for(old.backend, caller)
         if "resume" not in backend.abilities:
             raise Unsupported(f"backend {old.backend!r} cannot resume sessions; spawn a new run")
         settings, parent = await asyncio.to_thread(self._bounds, caller)

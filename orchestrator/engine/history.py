@@ -7,12 +7,13 @@ agent may have seen the prompt, what of it was told, which answers were given, a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
+from orchestrator.errors import StoreError
 from orchestrator.events import Event, fold
 from orchestrator.model import Answer, Attachment, JsonObject, Message, Run, RunSpec, Status
 from orchestrator.store.artifacts import whole_data
@@ -20,6 +21,13 @@ from orchestrator.store.layout import RunDir
 from orchestrator.store.log import RunLog
 from orchestrator.store.masking import Mask, secrets_of
 from orchestrator.store.reader import RunReader
+
+WAITING_FOR_CLIENT = "waiting_for_client"
+"""Detail of a recovered run that needs an environment: it goes on when a client at the same place says hello."""
+REATTACHED = "reattached"
+"""Detail by which a backend tells that it found its work again: something may be missing before it."""
+CREDENTIALS = "credentials"
+"""The request for what was lost with an earlier owner."""
 
 
 class History(NamedTuple):
@@ -35,11 +43,29 @@ class History(NamedTuple):
     attachment: Attachment
 
 
-def history_of(run_dir: RunDir) -> History:
-    """Reads the whole log once. Blocks on the disk."""
+def history_of(run_dir: RunDir, *, attachable: bool) -> History:
+    """Reads the log once. Blocks on the disk.
+
+    Args:
+        attachable: read it to its end, if the run had begun; otherwise only whether it had is wanted.
+
+    Raises:
+        StoreError: the log is damaged.
+    """
     reader = RunReader(run_dir)
-    with closing(reader.lines(0)) as lines:
-        return told(Run.queued(reader.spec()), (line.event() for line in lines), partial(whole_data, run_dir))
+    try:
+        with closing(reader.lines(0)) as lines:
+            events = _as_far_as_needed((line.event() for line in lines), attachable)
+            return told(Run.queued(reader.spec()), events, partial(whole_data, run_dir))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"the log of {run_dir.run_id} is damaged: {error!r}") from error
+
+
+def _as_far_as_needed(events: Iterable[Event], attachable: bool) -> Iterator[Event]:
+    for event in events:
+        yield event
+        if event.type == "run_started" and not attachable:
+            return
 
 
 def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]) -> History:
@@ -55,7 +81,7 @@ def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]
     answers: dict[str, Answer] = {}
     last_message: Event | None = None
     for event in events:
-        if run.status is Status.RUNNING:
+        if run.status is Status.RUNNING and run.detail != WAITING_FOR_CLIENT and not _is_takeover(event):
             worked_s += max(_seconds_between(run.updated_at, event.ts), 0.0)
         data = event.data
         started = started or event.type == "run_started"
@@ -89,6 +115,13 @@ def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]
     return History(started, worked_s, attachment)
 
 
+def _is_takeover(event: Event) -> bool:
+    """Whether the event is the first of a new owner: before it nobody counted."""
+    if event.type == "auth_required":
+        return event.data["request"].get("request_id") == CREDENTIALS
+    return event.data.get("detail") in (REATTACHED, WAITING_FOR_CLIENT)
+
+
 def _message(data: JsonObject) -> Message:
     """The message that `message_added` tells of."""
     parts = data.get("parts") or [{"type": "text", "text": data.get("text", "")}]
@@ -107,16 +140,18 @@ class Inherited(NamedTuple):
     history: History
 
 
-def inherit(run_dir: RunDir, socket: str | None) -> Inherited:
+def inherit(run_dir: RunDir, socket: str | None, *, attachable: bool) -> Inherited:
     """Takes a run over whose owner is gone. Blocks on the disk.
 
     Raises:
         Conflict: it has an owner.
+        StoreVersion: another version wrote it.
         StoreError: it cannot be read.
     """
+    run_dir.workspace.check_version()
     log = RunLog.take_over(run_dir, Mask(secrets_of({}, os.environ)), socket)
     try:
-        return Inherited(RunReader(run_dir).spec(), log, history_of(run_dir))
+        return Inherited(RunReader(run_dir).spec(), log, history_of(run_dir, attachable=attachable))
     except BaseException:
         log.close()
         raise

@@ -16,7 +16,7 @@ from typing import Literal
 
 from orchestrator.backend import Backend
 from orchestrator.engine.clock import ActiveClock, patience_of
-from orchestrator.engine.history import History
+from orchestrator.engine.history import CREDENTIALS, WAITING_FOR_CLIENT, History
 from orchestrator.engine.outcome import LastEvent, last_event
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
@@ -45,8 +45,6 @@ SHUTDOWN_GRACE_S = 0.25
 STEERING_LIMIT = 100
 WAITING_FOR_SLOT = "waiting_for_slot"
 """Detail of a run that is queued because as many as may work are at work."""
-WAITING_FOR_CLIENT = "waiting_for_client"
-"""Detail of a recovered run that needs an environment: it goes on when a client at the same place says hello."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +336,7 @@ class Life:
         )
         given: JsonObject = {}
         while not set(lost) <= given.keys():
-            answer = await self._requests.ask(InputRequest(request_id="credentials", kind="auth", text=text))
+            answer = await self._requests.ask(InputRequest(request_id=CREDENTIALS, kind="auth", text=text))
             if answer.decision == "deny":
                 raise BackendError("auth_failed", "the credentials that were lost were not given again")
             given |= answer.backend_config

@@ -41,6 +41,8 @@ class Lives:
         self.home = home
         self.socket = socket
         self.closing = False
+        self.draining: str | None = None
+        """Why no new runs are taken any more, and none are taken over, for whoever asks."""
         self._lives: dict[str, Life] = {}
         self._callers: list[Caller] = []
         self._order = SessionOrder()

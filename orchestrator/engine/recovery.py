@@ -1,7 +1,8 @@
 """Runs that lost their owner: taken over, and given a new life or their end.
 
 What had not begun is started, what runs elsewhere is found again, and the rest is ended, with what an agent left
-behind. The same code at the start of a host, when somebody looks at such a run, and after a reboot.
+behind. The same code at the start of a host, when somebody looks at such a run, and after a reboot. A run that cannot
+be taken over, for its files are damaged or its disk is dead, is left alone with a line in the log, and harms no other.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from orchestrator.engine.history import Inherited, inherit
 from orchestrator.engine.life import Stop
 from orchestrator.engine.lives import Lives
 from orchestrator.engine.outcome import last_event
-from orchestrator.errors import Conflict, OrchestratorError, StoreError
+from orchestrator.errors import BackendError, Conflict
 from orchestrator.model import Run
 from orchestrator.process import reap
 from orchestrator.store.layout import RunDir, read_json
@@ -25,6 +26,9 @@ from orchestrator.store.log import uninterrupted
 from orchestrator.store.reader import RunReader
 
 logger = logging.getLogger(__name__)
+
+TAKE_S = 10.0
+"""How long the disk may take for one run before the others go on without it."""
 
 
 class Recovery:
@@ -39,11 +43,13 @@ class Recovery:
         self._load_backend = load_backend
         self._scope = scope
         self._taking = asyncio.Lock()
+        self._slow: set[asyncio.Task[tuple[Inherited, Backend] | None]] = set()
+        self._warned: set[str] = set()
 
     async def state(self, run_dir: RunDir) -> Run:
         """The state of a run that does not live here, recovered if its owner is gone."""
         run = (await asyncio.to_thread(RunReader(run_dir).state)).run
-        if run.terminal or self._lives.closing or not self._in_scope(run_dir):
+        if run.terminal or not self._may_take(run_dir):
             return run
         taken = await self._take([run_dir])
         life = self._lives.get(run_dir.run_id)
@@ -56,9 +62,11 @@ class Recovery:
             How many there were.
         """
         living = await asyncio.to_thread(self._lives.home.living)
-        return len(await self._take([run for run in living if self._in_scope(run)]))
+        return len(await self._take([run for run in living if self._may_take(run)]))
 
-    def _in_scope(self, run_dir: RunDir) -> bool:
+    def _may_take(self, run_dir: RunDir) -> bool:
+        if self._lives.closing or self._lives.draining is not None:
+            return False
         return self._scope is None or run_dir.path.is_relative_to(self._scope)
 
     async def _take(self, run_dirs: list[RunDir]) -> dict[str, Run]:
@@ -66,41 +74,65 @@ class Recovery:
             return await uninterrupted(self._take_now(run_dirs))
 
     async def _take_now(self, run_dirs: list[RunDir]) -> dict[str, Run]:
-        strangers = [run for run in run_dirs if run.run_id not in self._lives]
-        taken = [run for run in await asyncio.gather(*map(self._inherit, strangers)) if run]
-        if reaping := {run.spec.run_id: run.log.agent for run in taken if not run.log.run.terminal}:
+        taken = await self._inherit_all([run for run in run_dirs if run.run_id not in self._lives])
+        if reaping := {run.spec.run_id: run.log.agent for run, _ in taken if not run.log.run.terminal}:
             await asyncio.to_thread(reap, reaping)
         # those that had begun come first in their sessions, then the others as they were asked for
-        taken.sort(key=lambda run: (not run.history.started, run.spec.run_id))
-        return {run.spec.run_id: await self._go_on(run) for run in taken}
+        taken.sort(key=lambda pair: (not pair[0].history.started, pair[0].spec.run_id))
+        return {run.spec.run_id: await self._go_on(run, backend) for run, backend in taken}
 
-    async def _inherit(self, run_dir: RunDir) -> Inherited | None:
+    async def _inherit_all(self, strangers: list[RunDir]) -> list[tuple[Inherited, Backend]]:
+        """Those of the runs that are ours now. What hangs is given up for this time."""
+        if not strangers:
+            return []
+        tasks = {asyncio.create_task(self._inherit(run)) for run in strangers}
+        done, hanging = await asyncio.wait(tasks, timeout=TAKE_S)
+        for task in hanging:
+            logger.error("a run could not be read within %g s and is left for later", TAKE_S)
+            self._slow.add(task)
+            task.add_done_callback(self._give_back)
+        return [pair for task in done if (pair := task.result())]
+
+    def _give_back(self, task: asyncio.Task[tuple[Inherited, Backend] | None]) -> None:
+        """A run that was taken over too late: somebody else may have it now."""
+        self._slow.discard(task)
+        if not task.cancelled() and (pair := task.result()):
+            pair[0].log.close()
+
+    async def _inherit(self, run_dir: RunDir) -> tuple[Inherited, Backend] | None:
+        """The run with its lock, if nobody has it and this process knows its backend."""
         try:
-            return await asyncio.to_thread(inherit, run_dir, self._lives.socket)
-        except (Conflict, StoreError, OSError) as error:  # it has an owner, or cannot be read
-            logger.debug("%s is not taken over: %s", run_dir.run_id, error)
+            spec = await asyncio.to_thread(RunReader(run_dir).spec)
+            backend = await self._load_backend(spec.backend)
+            attachable = "attach" in backend.abilities
+            return await asyncio.to_thread(inherit, run_dir, self._lives.socket, attachable=attachable), backend
+        except Conflict:  # it has an owner
+            return None
+        except Exception as error:  # noqa: BLE001  whatever is wrong with one run, the others are recovered
+            if run_dir.run_id not in self._warned:
+                self._warned.add(run_dir.run_id)
+                logger.warning("run %s cannot be taken over: %r", run_dir.run_id, error)
             return None
 
-    async def _go_on(self, inherited: Inherited) -> Run:
+    async def _go_on(self, inherited: Inherited, backend: Backend) -> Run:
         """Finds a run's remote work again, starts one that had not begun, and ends what can only be ended."""
         spec, log, history = inherited
         if log.run.terminal:
             log.close()
             await self._lives.settle(spec.run_id)
-            return log.run
-        try:
-            backend = await self._load_backend(spec.backend)
-        except OrchestratorError as error:
-            return await self._bury(inherited, error)
-        if history.started and "attach" not in backend.abilities:
-            return await self._bury(inherited, Stop("lost"))
-        if history.started:
-            spec = replace(spec, attach=history.attachment)
-        logger.info("run %s is taken over, %s", spec.run_id, "re-attached" if history.started else "queued again")
-        self._lives.begin(spec, log, backend, None, history)
+        elif history.started and "attach" not in backend.abilities:
+            await self._bury(inherited, Stop("lost"))
+        elif not history.started and spec.masked:
+            words = "the process that was to start this run is gone, and its prompt held a secret, which is not kept"
+            await self._bury(inherited, BackendError("host_lost", words, next_step="spawn the run again"))
+        else:
+            how = "re-attached" if history.started else "queued again"
+            logger.info("run %s is taken over, %s", spec.run_id, how)
+            attach = history.attachment if history.started else None
+            self._lives.begin(replace(spec, attach=attach), log, backend, None, history)
         return log.run
 
-    async def _bury(self, inherited: Inherited, why: Stop | OrchestratorError) -> Run:
+    async def _bury(self, inherited: Inherited, why: Stop | BackendError) -> None:
         """Ends a run whose agent cannot be found again."""
         spec, log, _ = inherited
         try:
@@ -108,8 +140,7 @@ class Recovery:
             last = await last_event(spec, log.run, why, bound="native_session_id" in session)
             await log.end(last.type, last.data)
             await self._lives.settle(spec.run_id)
-        except StoreError as error:
-            logger.warning("cannot end %s, whose owner is gone: %s", spec.run_id, error)
+        except Exception as error:  # noqa: BLE001  it stays as it is; whoever looks at it tries again
+            logger.warning("cannot end %s, whose owner is gone: %r", spec.run_id, error)
         finally:
             log.close()
-        return log.run

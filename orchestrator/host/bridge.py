@@ -16,32 +16,34 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from orchestrator.host.launch import connect
-from orchestrator.host.place import READS, HostError, Place, hello
+from orchestrator.host.lines import LINE_BYTES, Heard, Splitter, hear, parsed
+from orchestrator.host.place import HostError, NoHostPossible, Place, hello
 
 BUFFER_BYTES = 4 * 2**20
 """What may wait for one side before the other is not read any more."""
-LINE_BYTES = 64 * 2**20
 PIECE = 256 * 1024
 PARENT_S = 5.0
 """How often it is checked that the client is still there; usually its end is the end of our input."""
 LAST_ANSWERS_S = 0.2
 """How long answers are passed on after the end of input."""
+AGAIN_S = 1.0
+"""After a host could not be reached: how long no other attempt is made."""
+MOST_ATTEMPTS = 3
+"""How often a read is asked, for one that ends its host would end the next one too."""
 _REPLAYED = "orchestrator-bridge-initialize"
 _ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class _Call(NamedTuple):
+class _Call:
     """A request that is not answered yet."""
 
-    line: bytes
-    tool: str | None
-
-    @property
-    def repeatable(self) -> bool:
-        return self.tool is None or self.tool in READS
+    def __init__(self, heard: Heard, line: bytes) -> None:
+        self.heard = heard
+        self.line = line
+        self.attempts = 1
 
 
 class Bridge:
@@ -52,14 +54,16 @@ class Bridge:
         self._first_line = first_line
         self._host: socket.socket | None = None
         self._selector = selectors.SelectSelector()  # unlike epoll it takes files, as in `orchestrator mcp < requests`
-        self._from_client = self._from_host = b""
-        """The beginning of a line whose end has not come yet."""
+        self._from_client, self._from_host = Splitter(), Splitter()
         self._to_client, self._to_host = bytearray(), bytearray()
-        self._calls: dict[Any, _Call] = {}
+        self._calls: dict[str, _Call] = {}
         self._initialize: bytes | None = None
         self._initialized: bytes | None = None
+        self._deaf = False
+        """The host takes nothing more; what it said before may still be read."""
         self._farewell = False
         """The host ended on purpose: the next one is started when it is needed."""
+        self._not_before = 0.0
 
     def open(self) -> None:
         """Connects to the host.
@@ -67,10 +71,12 @@ class Bridge:
         Raises:
             HostError: there is none and none can be started.
         """
-        connection, self._from_host = connect(self._place, self._first_line)
+        connection, rest = connect(self._place, self._first_line)
         connection.setblocking(False)
         self._host = connection
-        self._farewell = False
+        self._from_host = Splitter()
+        self._deaf = self._farewell = False
+        self._take_from_host(rest)
 
     def run(self) -> None:
         """Passes lines on until the client ends."""
@@ -86,8 +92,8 @@ class Bridge:
                 elif key.fd == 1:
                     if not self._write_client():
                         return
-                else:
-                    self._serve_host(events)
+                elif self._host is not None:
+                    self._serve_host(self._host, events)
             if os.getppid() != parent:
                 return
 
@@ -118,33 +124,28 @@ class Bridge:
             piece = os.read(0, PIECE)
         except OSError:
             piece = b""
-        ended = not piece or len(self._from_client) > LINE_BYTES
-        *lines, self._from_client = (self._from_client + (b"\n" if ended else piece)).split(b"\n")
-        for line in lines:
-            if not line:
-                continue
-            if self._host is None:
-                self._reopen()
-            self._note_request(line)
-            if self._host is None:
-                self._give_up()
-            else:
-                self._to_host += line + b"\n"
+        ended = not piece or self._from_client.size > LINE_BYTES
+        for line in self._from_client.feed(b"\n" if ended else piece):
+            if line:
+                self._pass_on(line)
         return not ended
 
-    def _note_request(self, line: bytes) -> None:
-        message = _parsed(line)
-        method, request_id = message.get("method"), message.get("id")
-        params = _object(message.get("params"))
-        if method == "notifications/cancelled":
-            self._calls.pop(_hashable(params.get("requestId")), None)  # which is never answered
-        elif method == "notifications/initialized":
+    def _pass_on(self, line: bytes) -> None:
+        if self._host is None:
+            self._reopen()
+        heard = hear(line)
+        if heard.kind == "cancel":
+            self._calls.pop(heard.key, None)  # which is never answered
+        elif heard.kind == "initialized":
             self._initialized = line
-        elif method is not None and request_id is not None:
-            if method == "initialize":
+        elif heard.kind == "request":
+            if heard.method == "initialize":
                 self._initialize = line
-            tool = str(params.get("name")) if method == "tools/call" else None
-            self._calls[_hashable(request_id)] = _Call(line, tool)
+            self._calls[heard.key] = _Call(heard, line)
+        if self._host is None:
+            self._give_up()
+        elif not self._deaf:
+            self._to_host += line + b"\n"
 
     def _write_client(self) -> bool:
         """Writes as much as cannot block. False when the client does not listen any more."""
@@ -156,92 +157,94 @@ class Bridge:
 
     # ---- the host's side ----
 
-    def _serve_host(self, events: int) -> None:
-        assert self._host is not None
-        try:
-            if events & selectors.EVENT_WRITE:
-                del self._to_host[: self._host.send(self._to_host)]
-            if events & selectors.EVENT_READ:
-                piece = self._host.recv(PIECE)
-                if not piece:
-                    return self._lose_host()
-                self._take_from_host(piece)
-        except BlockingIOError:
-            return None
-        except OSError:
-            self._lose_host()
-        return None
+    def _serve_host(self, host: socket.socket, events: int) -> None:
+        if events & selectors.EVENT_READ:  # first, for what it said before it went away counts
+            try:
+                piece = host.recv(PIECE)
+            except BlockingIOError:
+                return
+            except OSError:
+                piece = b""
+            if not piece:
+                self._lose_host(host)
+                return
+            self._take_from_host(piece)
+        if events & selectors.EVENT_WRITE and not self._deaf:
+            try:
+                del self._to_host[: host.send(self._to_host)]
+            except BlockingIOError:
+                return
+            except OSError:
+                self._deaf = True
+                self._to_host.clear()
 
     def _take_from_host(self, piece: bytes) -> None:
-        *lines, self._from_host = (self._from_host + piece).split(b"\n")
-        for line in lines:
-            message = _parsed(line)
-            if "orchestrator" in message:
-                self._farewell = True
-            elif message.get("id") == _REPLAYED:
+        for line in self._from_host.feed(piece):
+            if line.startswith(b'{"orchestrator"'):
+                self._farewell = self._farewell or "bye" in parsed(line)
                 continue
-            else:
-                if "method" not in message:
-                    self._calls.pop(_hashable(message.get("id")), None)
-                self._to_client += line + b"\n"
+            heard = hear(line)
+            if heard.kind == "answer":
+                if heard.id == _REPLAYED:
+                    continue
+                self._calls.pop(heard.key, None)
+            self._to_client += line + b"\n"
 
-    def _lose_host(self) -> None:
-        assert self._host is not None
-        self._watch(self._host, 0)
-        self._host.close()
+    def _lose_host(self, host: socket.socket) -> None:
+        self._watch(host, 0)
+        host.close()
         self._host = None
-        self._from_host = b""
         self._to_host.clear()  # all of it stands in the open calls, or needs no answer
-        for request_id, call in list(self._calls.items()):
-            if not call.repeatable:
-                del self._calls[request_id]
+        for key, call in list(self._calls.items()):
+            call.attempts += 1
+            if call.heard.is_command:
+                del self._calls[key]
                 self._refuse(
-                    request_id,
-                    f"host_restarted: the host went away while {call.tool} was under way, and nobody knows whether it "
-                    "was done; call list_runs before you call it again",
+                    call.heard,
+                    f"host_restarted: the host went away while {call.heard.tool} was under way, and nobody knows "
+                    "whether it was done; call list_runs before you call it again",
                 )
-        if (self._calls or not self._farewell) and not self._reopen():
-            self._give_up()
+            elif call.attempts > MOST_ATTEMPTS:
+                del self._calls[key]
+                self._refuse(
+                    call.heard, f"host_unavailable: every host that is asked this goes away; see {self._place.log}"
+                )
+        if self._calls or not self._farewell:
+            self._reopen()
+            if self._host is None:
+                self._give_up()
 
-    def _reopen(self) -> bool:
+    def _reopen(self) -> None:
         """Finds or starts the next host, begins the session again there, and asks again what was asked."""
+        if time.monotonic() < self._not_before:
+            return
+        if self._to_client and select.select((), (1,), (), 0)[1]:  # finding one may take a while
+            self._write_client()
         try:
             self.open()
         except HostError as error:
+            self._not_before = time.monotonic() + AGAIN_S
             _say(f"no host: {error}")
-            return False
+            return
         if self._initialize is not None and self._initialized is not None:
-            replayed = {**_parsed(self._initialize), "id": _REPLAYED}
+            replayed = {**parsed(self._initialize), "id": _REPLAYED}
             self._to_host += json.dumps(replayed).encode() + b"\n" + self._initialized + b"\n"
         for call in self._calls.values():
             self._to_host += call.line + b"\n"
-        return True
 
     def _give_up(self) -> None:
         """There is no host now. Nothing stays unanswered; the next line tries again."""
-        for request_id in list(self._calls):
-            del self._calls[request_id]
-            self._refuse(request_id, f"host_unavailable: no host can be reached or started; see {self._place.log}")
+        for call in self._calls.values():
+            self._refuse(call.heard, f"host_unavailable: no host can be reached or started; see {self._place.log}")
+        self._calls.clear()
 
-    def _refuse(self, request_id: Any, sentence: str) -> None:
-        result = {"content": [{"type": "text", "text": sentence}], "isError": True}
-        answer = {"jsonrpc": "2.0", "id": request_id, "result": result}
+    def _refuse(self, heard: Heard, sentence: str) -> None:
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": heard.id}
+        if heard.tool is None:
+            answer["error"] = {"code": -32000, "message": sentence}
+        else:
+            answer["result"] = {"content": [{"type": "text", "text": sentence}], "isError": True}
         self._to_client += json.dumps(answer).encode() + b"\n"
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        return _object(json.loads(line))
-    except ValueError:  # the host says what is wrong with it
-        return {}
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
-
-
-def _hashable(request_id: Any) -> Any:
-    return request_id if isinstance(request_id, (str, int, float)) else json.dumps(request_id)
 
 
 def _say(text: str) -> None:
@@ -260,17 +263,23 @@ def run(**about: Any) -> bool:
         about: what else the first line says.
 
     Returns:
-        False where no host can be had, with nothing read from stdin yet.
+        False where no host can ever be had, with nothing read from stdin yet.
     """
     for number in _ENDINGS:
         signal.signal(number, _leave)
     try:
         bridge = Bridge(Place.own(), hello(**about))
+    except OSError as error:
+        _say(f"the current directory is gone: {error}")
+        return True
+    try:
         bridge.open()
-    except (HostError, OSError) as error:
-        _say(f"no host ({error}); runs live in this process and end with it")
+    except (NoHostPossible, OSError) as error:
+        _say(f"no host can be had ({error}); runs live in this process and end with it")
         for number in _ENDINGS:
             signal.signal(number, signal.SIG_DFL)
         return False
+    except HostError as error:  # there is one, and it is slow: it may answer yet
+        _say(f"no host: {error}")
     bridge.run()
     return True

@@ -51,7 +51,7 @@ def stop(*, cancel: bool, wait: bool) -> int:
         how = "--cancel ends them, Ctrl-C leaves the host draining"
         print(f"waiting for {answer['live']} live runs ({how})", flush=True)
     try:
-        while _taken(Place.own()):
+        while _is_there(Place.own(), answer["pid"]):
             time.sleep(_PAUSE_S)
     except KeyboardInterrupt:
         print("the host goes on draining", file=sys.stderr)
@@ -98,12 +98,13 @@ def _ask(question: dict[str, Any]) -> dict[str, Any] | None:
     return answer
 
 
-def _taken(place: Place) -> bool:
+def _is_there(place: Place, pid: int) -> bool:
+    """Whether that host still is the one that holds the lock; a client may have started the next at once."""
     lock = place.take()
-    if lock is None:
-        return True
-    os.close(lock)
-    return False
+    if lock is not None:
+        os.close(lock)
+        return False
+    return place.about().get("pid") == pid
 
 
 def _duration(seconds: float) -> str:

@@ -16,15 +16,23 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.host.place import API, HostError, Place, dial
+from orchestrator.home import default_home
+from orchestrator.host.place import API, HostError, NoHostPossible, Place, dial
 
 CONNECT_S = 2.0
 START_S = 15.0
 _PAUSE_S = 0.02
 MOST_STARTS = 3
 
-KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
-KEPT_PREFIXES = ("LC_", "XDG_", "PYTHON", "ORCHESTRATOR_")
+KEPT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV"),
+    "ORCHESTRATOR_HOST_IDLE_S",
+    "ORCHESTRATOR_LOG_LEVEL",
+    "ORCHESTRATOR_MAX_CONCURRENT_RUNS_LOCAL",
+    "ORCHESTRATOR_MAX_CONCURRENT_RUNS_REMOTE",
+)
+KEPT_PREFIXES = ("LC_", "XDG_", "PYTHON", "LD_", "DYLD_", "SSL_CERT_")
+"""Never ORCHESTRATOR_RUN_ID: a host that an agent happened to start is not part of that agent's run."""
 
 
 def connect(place: Place, first_line: Mapping[str, Any], within_s: float = START_S) -> tuple[socket.socket, bytes]:
@@ -47,8 +55,8 @@ def connect(place: Place, first_line: Mapping[str, Any], within_s: float = START
                 starts += 1
                 try:
                     if starts > MOST_STARTS:
-                        raise HostError(f"the host ends as soon as it has started; see {place.log}")
-                    start(place, lock)
+                        raise NoHostPossible(f"the host ends as soon as it has started; see {place.log}")
+                    start(place, lock, deadline)
                 finally:
                     os.close(lock)
                 continue
@@ -101,15 +109,17 @@ def greet(connection: socket.socket, first_line: Mapping[str, Any], deadline: fl
     raise HostError("what listens at the host's socket speaks another version; restart this client")
 
 
-def start(place: Place, lock: int) -> None:
+def start(place: Place, lock: int, deadline: float) -> None:
     """Starts the host as a process of its own, which inherits the lock. Returns once it listens.
 
     Raises:
-        HostError: it ended before it listened, with its reason.
+        NoHostPossible: it ended before it listened, with its reason.
+        HostError: it takes too long.
     """
     import subprocess
 
     reader, writer = os.pipe()
+    log = os.open(place.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     command = [sys.executable, "-P", "-m", "orchestrator", "host", "serve", "--detach"]
     numbers = ["--key", place.key, "--lock", str(lock), "--status", str(writer)]
     try:
@@ -117,7 +127,7 @@ def start(place: Place, lock: int) -> None:
             [*command, *numbers],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=log,  # until it can log by itself
             cwd="/",
             env=host_environment(os.environ),
             start_new_session=True,
@@ -125,27 +135,32 @@ def start(place: Place, lock: int) -> None:
         )
     except OSError as error:
         os.close(reader)
-        raise HostError(f"cannot start the host: {error}") from error
+        raise NoHostPossible(f"cannot start the host: {error}") from error
     finally:
         os.close(writer)
+        os.close(log)
     try:
-        said = _read_all(reader, time.monotonic() + START_S)
+        said = _read_all(reader, deadline)
     finally:
         os.close(reader)
-        process.wait()  # it forks and ends at once; the host is nobody's child
+    if said is None:
+        process.kill()
+        raise HostError(f"the host takes too long to start; see {place.log}")
+    process.wait()  # it forks and ends at once; the host is nobody's child
     if said != b"listening":
-        raise HostError(said.decode(errors="replace") or f"the host ended as it started; see {place.log}")
+        raise NoHostPossible(said.decode(errors="replace") or f"the host ended as it started; see {place.log}")
 
 
 def host_environment(env: Mapping[str, str]) -> dict[str, str]:
     """What the host keeps of its starter's environment. Agents get that of the client that spawned them."""
-    return {name: value for name, value in env.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+    kept = {name: value for name, value in env.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+    return {**kept, "ORCHESTRATOR_HOME": default_home()}  # which may be relative to where the starter is
 
 
-def _read_all(descriptor: int, deadline: float) -> bytes:
+def _read_all(descriptor: int, deadline: float) -> bytes | None:
     said = b""
     while select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))[0]:
         if not (piece := os.read(descriptor, 4096)):
             return said
         said += piece
-    return said or b"the host takes too long to start"
+    return None

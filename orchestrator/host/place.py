@@ -28,12 +28,13 @@ API = 1
 PATH_BYTES = 100
 """Longer socket paths are refused by the kernel (104 to 108 bytes) and are reached through a short link."""
 
-READS = frozenset({"get_run", "list_runs", "poll_events", "wait_runs", "get_event_artifact"})
-"""Tools that may be called again when nobody knows whether the first call arrived."""
-
 
 class HostError(Exception):
     """No host can be reached or started; the message says why and what to do."""
+
+
+class NoHostPossible(HostError):
+    """No host can be had here at all, as in a sandbox; waiting would not help."""
 
 
 class Place(NamedTuple):
@@ -71,34 +72,36 @@ class Place(NamedTuple):
         """Makes the directory, for the user alone.
 
         Raises:
-            HostError: it cannot be made, or is open to others.
+            NoHostPossible: it cannot be made, or is open to others.
         """
         try:
             make_directory(self.directory)
             facts = os.stat(self.directory)
         except OSError as error:
-            raise HostError(f"cannot write {self.directory}: {error.strerror}; set ORCHESTRATOR_HOME") from error
+            raise NoHostPossible(f"cannot write {self.directory}: {error.strerror}; set ORCHESTRATOR_HOME") from error
         if facts.st_uid != os.getuid() or facts.st_mode & 0o077:
-            raise HostError(f"{self.directory} is not yours alone; make it so (chmod 700), or set ORCHESTRATOR_HOME")
+            raise NoHostPossible(
+                f"{self.directory} is not yours alone; make it so (chmod 700), or set ORCHESTRATOR_HOME"
+            )
 
     def take(self) -> int | None:
         """The lock's descriptor, if no host holds it. Never waits; the lock goes with the last copy of it.
 
         Raises:
-            HostError: the lock file cannot be used.
+            NoHostPossible: the lock file cannot be used.
         """
         path = self.file("lock")
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise HostError(f"cannot use {path}: {error.strerror}; remove it if it is not ours") from error
+            raise NoHostPossible(f"cannot use {path}: {error.strerror}; remove it if it is not ours") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
                 return None
-            raise HostError(
+            raise NoHostPossible(
                 f"cannot lock {path}: {error.strerror}; choose an ORCHESTRATOR_HOME on a local disk"
             ) from error
         return descriptor

@@ -14,12 +14,13 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from orchestrator import __version__
 from orchestrator.errors import OrchestratorError
@@ -36,6 +37,10 @@ LOOK_S = 2.0
 """How often it looks whether it is still needed."""
 RECOVER_S = 30.0
 """How often it looks for runs that lost their owner."""
+RECOVERING_S = 5.0
+"""How long the first clients wait for recovery; questions about a run wait until it has been looked at."""
+LEAVE_S = 3.0
+"""How long the end may take once somebody asked for it at once."""
 THREADS = 32
 BACKLOG = 128
 LOG_BYTES = 1_000_000
@@ -54,23 +59,28 @@ def serve(*, key: str | None, lock: int | None, status: int | None, detach: bool
         os._exit(0)
     try:
         opened = _open(key, lock)
-    except (HostError, OSError) as error:
-        _say(status, str(error))
+    except Exception as error:
+        _say(status, str(error) or repr(error))
         sys.stderr.write(f"orchestrator: {error}\n")
-        return 6
+        if isinstance(error, (HostError, OSError)):
+            return 6
+        raise
     _say(status, "listening")
     if opened is None:
         return 0
-    place, listener = opened
+    _log_to(opened[0])
     try:
-        asyncio.run(_Host(place, listener).run())
+        asyncio.run(_Host(*opened).run())
     except BaseException:
         logger.exception("the host ends by a defect")
-        raise
-    finally:
-        logging.shutdown()
-        os._exit(0)  # a thread that hangs on a dead disk keeps nobody alive
+        _leave(1)
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once: a thread that hangs on a dead disk keeps nobody alive."""
+    logging.shutdown()
+    os._exit(code)
 
 
 def _say(status: int | None, text: str) -> None:
@@ -78,6 +88,26 @@ def _say(status: int | None, text: str) -> None:
         with contextlib.suppress(OSError):
             os.write(status, text.encode())
             os.close(status)
+
+
+class _PrivateLog(RotatingFileHandler):
+    """A log that nobody else may read, after it was rotated too."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+
+def _log_to(place: Place) -> None:
+    """From now on there is a log, and nothing else that this process could write on."""
+    handler = _PrivateLog(place.log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format=form)
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every request
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(nothing, number)
+    logger.info("host %s of version %s listens", place.key, __version__)
 
 
 def _open(key: str | None, lock: int | None) -> tuple[Place, socket.socket] | None:
@@ -89,17 +119,14 @@ def _open(key: str | None, lock: int | None) -> tuple[Place, socket.socket] | No
     place.make()
     if key is not None and key != place.key:
         Place(str(Path(place.directory).with_name(key))).describe({"socket": place.socket})
+        if lock is not None:
+            os.set_inheritable(lock, False)  # kept for our life, or its starters would try again and again
         lock = None
     if lock is None and (lock := place.take()) is None:
         return None
     os.set_inheritable(lock, False)
-    handler = RotatingFileHandler(place.log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format=form)
-    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every request
     listener = _listen(place)
     place.describe(_about(place))
-    logger.info("host %s of version %s listens", place.key, __version__)
     return place, listener
 
 
@@ -135,71 +162,95 @@ class _Host:
     """One host, while it serves."""
 
     def __init__(self, place: Place, listener: socket.socket) -> None:
-        self._place = place
-        self._listener = listener
-        self._inode = _inode(place.socket)
-        self._idle_s = IDLE_S
-        self._how = ""
-        self._ending = asyncio.Event()
-
-    async def run(self) -> None:
-        """Recovers, serves, ends."""
         # slow, so not before the socket listens: a client's connection waits there
         from backends import BACKENDS, SCRIPTED, Backends
         from orchestrator.engine.engine import Engine
         from orchestrator.host.server import Server
         from orchestrator.store.layout import Home
 
+        self._place = place
+        self._listener = listener
+        self._inode = _inode(place.socket)
+        self._idle_s = IDLE_S
+        self._how: Literal["drain", "cancel", "now", "idle"] | None = None
+        self._asked = asyncio.Event()
+        backends = Backends({**BACKENDS, **SCRIPTED})
+        offered = {False: frozenset(BACKENDS), True: frozenset(backends.known)}
+        self._engine = Engine(Home.default(), backends.load, socket=place.socket)
+        self._server = Server(self._engine, lambda scripted: offered[scripted], _about(place), self.stop)
+
+    async def run(self) -> NoReturn:
+        """Recovers, serves, ends the process."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop, "now")
         watch.adopt_orphans()
         watch.allow_many_files()
-        lag = watch.LagWatch(loop)
-        backends = Backends({**BACKENDS, **SCRIPTED})
-        offered = {False: frozenset(BACKENDS), True: frozenset(backends.known)}
-        async with Engine(Home.default(), backends.load, socket=self._place.socket) as engine:
-            self._engine = engine
-            self._use_settings()
-            self._server = Server(engine, lambda scripted: offered[scripted], _about(self._place), self.stop)
-            logger.info("recovered %d runs", await engine.recovery.recover())
-            async with asyncio.TaskGroup() as tasks:
-                serving = tasks.create_task(self._server.serve(self._listener))
-                chores = tasks.create_task(self._chores())
-                await asyncio.to_thread(self._take_over_from_others)
-                await self._ending.wait()
-                await self._drain()
-                serving.cancel()
-                chores.cancel()
-            await engine.lives.close()
-        lag.close()
-        logger.info("the host ends")
-
-    def stop(self, how: str) -> None:
-        """Ends the host: `drain` when its live runs are over, `cancel` after cancelling them, `now` at once."""
-        logger.info("asked to end: %s", how)
-        self._how = how
-        self._engine.draining = "the host is being stopped and takes no new runs; try again in a moment"
-        self._ending.set()
-
-    async def _drain(self) -> None:
-        """Waits until no run is live, as long as nobody asks for more haste."""
-        if self._how == "drain":
-            await self._server.bid_farewell(self._how)
-        while self._how == "drain" and self._engine.lives:  # noqa: ASYNC110  the wish may change meanwhile
-            await asyncio.sleep(0.1)
-        if self._how == "cancel":
-            await self._engine.lives.cancel_all("the host was stopped")
+        watch.LagWatch(loop)
+        self._use_settings()
+        await self._engine.lives.open()
+        recovering = asyncio.create_task(self._recover())
+        await asyncio.wait({recovering}, timeout=RECOVERING_S)  # what takes longer goes on while clients are served
+        serving = asyncio.create_task(self._server.serve(self._listener))
+        chores = asyncio.create_task(self._chores())
+        await asyncio.to_thread(self._take_over_from_others)
+        await self._wait_for_the_end()
+        chores.cancel()
+        self._server.ending = True
         self._leave_place()
         if self._how != "now":
-            await self._server.bid_farewell(self._how)
+            await self._server.bid_farewell(self._how or "done")
+        serving.cancel()
+        await self._engine.lives.close()
+        logger.info("the host ends")
+        _leave(0)
+
+    def stop(self, how: str) -> None:
+        """Ends the host: `drain` when its live runs are over, `cancel` after cancelling them, `now` at once; `hand
+        over` only makes room for a host of another version."""
+        logger.info("asked to end: %s", how)
+        match how:
+            case "hand over":
+                self._engine.lives.draining = "a host of another version takes over; try again in a moment"
+                return
+            case "now":
+                # if something hangs, this does not
+                threading.Thread(target=_leave_after, args=(LEAVE_S,), daemon=True).start()
+            case _:
+                pass
+        self._engine.lives.draining = "the host is being stopped and takes no new runs; try again in a moment"
+        self._how = how  # type: ignore[assignment]  the words are checked where they come from
+        self._asked.set()
+
+    async def _wait_for_the_end(self) -> None:
+        """Returns when nothing is left to do before the end."""
+        while True:
+            self._asked.clear()
+            if self._server.successor is not None:
+                await self._server.bid_farewell("another version takes over")
+            if self._how in ("now", "idle"):
+                return
+            if self._how == "cancel":
+                await self._engine.lives.cancel_all("the host was stopped")
+                return
+            if not self._engine.lives and (self._how == "drain" or self._server.successor is not None):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._asked.wait()
 
     def _leave_place(self) -> None:
         """Nobody connects any more. The lock goes with the process."""
         with contextlib.suppress(OSError):
             if _inode(self._place.socket) == self._inode:
                 Path(self._place.socket).unlink()
+
+    async def _recover(self) -> None:
+        try:
+            logger.info("recovered %d runs", await self._engine.recovery.recover())
+        except Exception:
+            logger.exception("recovery met a defect")
 
     async def _chores(self) -> None:
         zombies = watch.Zombies()
@@ -210,21 +261,15 @@ class _Host:
                 logger.warning("the home is gone")
                 self.stop("now")
             elif self._is_idle():
-                self.stop("drain")
+                self.stop("idle")
             elif time.monotonic() - recovered > RECOVER_S:
-                zombies.bury()
-                await self._guarded(self._engine.recovery.recover)
+                await asyncio.to_thread(zombies.bury)
+                await self._recover()
                 recovered = time.monotonic()
 
     def _is_idle(self) -> bool:
         since = self._server.idle_since
         return not self._engine.lives and since is not None and time.monotonic() - since > self._idle_s
-
-    async def _guarded(self, chore: Callable[[], Any]) -> None:
-        try:
-            await chore()
-        except Exception:
-            logger.exception("a chore failed")
 
     def _use_settings(self) -> None:
         try:
@@ -247,6 +292,12 @@ class _Host:
                     with connection:
                         greet(connection, line, time.monotonic() + LOOK_S)
                     logger.info("host %s makes room", other.key)
+
+
+def _leave_after(seconds: float) -> None:
+    time.sleep(seconds)
+    logger.error("the host hangs and is ended")
+    _leave(1)
 
 
 def _inode(path: str) -> tuple[int, int] | None:

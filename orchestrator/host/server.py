@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -16,8 +15,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import anyio
 import orjson
 
 from orchestrator import __version__
@@ -25,16 +25,17 @@ from orchestrator.doors.mcp import serve_lines
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.host.client import call
-from orchestrator.host.place import API, READS, peer_pid, peer_uid
+from orchestrator.host.lines import LINE_BYTES, Heard, hear, parsed
+from orchestrator.host.place import API, dial, peer_pid, peer_uid
 from orchestrator.model import JsonObject, as_object
 from orchestrator.process import MARKER, ancestor_among
+from orchestrator.queries import Queries
 
 logger = logging.getLogger(__name__)
 
 HELLO_S = 5.0
 WRITE_S = 30.0
 """How long a client may leave an answer unread before it is dropped."""
-LINE_BYTES = 64 * 2**20
 IN_FLIGHT = 256
 """Requests of one client that are worked on at a time; it is not read any further before one is answered."""
 FAREWELL_S = 20.0
@@ -46,16 +47,20 @@ class Session:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._open: dict[str, bool] = {}
-        """Requests that are not answered yet, and whether each is a command."""
+        self._open: dict[str, Heard] = {}
+        """Requests that are not answered yet."""
         self._answered = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         while line := await self._next_line():
-            self._note(line)
+            heard = hear(line)
+            if heard.kind == "cancel":
+                self._close(heard)  # which is never answered
+            elif heard.kind == "request":
+                while len(self._open) >= IN_FLIGHT:
+                    await self._next_answer()
+                self._open[heard.key] = heard
             yield line.decode(errors="replace")
-            while len(self._open) >= IN_FLIGHT:
-                await self._next_answer()
 
     async def _next_line(self) -> bytes:
         try:
@@ -69,7 +74,8 @@ class Session:
 
     async def write(self, text: str) -> None:
         """Writes one line. A client that does not read for WRITE_S is dropped."""
-        self._writer.write(text.encode())
+        line = text.encode()
+        self._writer.write(line)
         try:
             async with asyncio.timeout(WRITE_S):
                 await self._writer.drain()
@@ -78,9 +84,8 @@ class Session:
             self._writer.transport.abort()
         except ConnectionError:
             logger.debug("a client went away before it was answered")
-        message = _parsed(text.encode())
-        if "method" not in message and self._open.pop(_key(message.get("id")), None) is not None:
-            self._answered.set()
+        if (heard := hear(line)).kind == "answer":
+            self._close(heard)
 
     async def flush(self) -> None:
         """Nothing is held back."""
@@ -89,25 +94,19 @@ class Session:
         """Ends the session once no command is under way: a read can be asked again elsewhere."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
-                while any(self._open.values()):
+                while any(heard.is_command for heard in self._open.values()):
                     await self._next_answer()
         with contextlib.suppress(OSError):
             self._writer.write(orjson.dumps(bye, option=orjson.OPT_APPEND_NEWLINE))
             self._writer.close()
 
+    def _close(self, heard: Heard) -> None:
+        if self._open.pop(heard.key, None) is not None:
+            self._answered.set()
+
     async def _next_answer(self) -> None:
         self._answered.clear()
         await self._answered.wait()
-
-    def _note(self, line: bytes) -> None:
-        message = _parsed(line)
-        params = as_object(message.get("params")) or {}
-        method = message.get("method")
-        if method == "notifications/cancelled":
-            self._open.pop(_key(params.get("requestId")), None)  # which is never answered
-            self._answered.set()
-        elif method is not None and "id" in message:
-            self._open[_key(message["id"])] = method == "tools/call" and params.get("name") not in READS
 
 
 class Server:
@@ -116,7 +115,7 @@ class Server:
     Args:
         backends: what clients may spawn on, by whether the scripted agent is offered to them.
         about: what the host says of itself.
-        stop: called with `drain`, `cancel` or `now` when somebody asks the host to end.
+        stop: called with `drain`, `cancel` or `hand over` when somebody asks the host to end.
     """
 
     def __init__(
@@ -127,13 +126,16 @@ class Server:
         stop: Callable[[str], None],
     ) -> None:
         self._engine = engine
+        self._queries = Queries(engine)
         self._backends = backends
         self._about = about
         self._stop = stop
         self._sessions: set[Session] = set()
+        self._started = time.time()
         self.successor: str | None = None
         """The socket of the host of another version that takes over from this one."""
-        self._started = time.time()
+        self.ending = False
+        """No client is let in any more: the next host will be there in a moment."""
         self.idle_since: float | None = time.monotonic()
         """Since when no client is connected (monotonic); None while there is one."""
 
@@ -160,8 +162,11 @@ class Server:
             await self._serve(reader, writer)
         except (OSError, ValueError) as error:  # ValueError: a first line over LINE_BYTES
             logger.warning("a client is dropped: %s", error)
-        except Exception:
-            logger.exception("a session met a defect")
+        except Exception as error:
+            if _is_disconnect(error):
+                logger.debug("a client went away")
+            else:
+                logger.exception("a session met a defect")
         finally:
             writer.close()
 
@@ -171,10 +176,12 @@ class Server:
             return
         try:
             async with asyncio.timeout(HELLO_S):
-                first = _parsed(await reader.readline())
+                first = parsed(await reader.readline())
         except TimeoutError:
             logger.warning("a client said nothing for %g s and is dropped", HELLO_S)
             return
+        if self.successor is not None and first.get("forwarded") is not True:
+            await self._check_successor()
         answer, caller = self._answer(first)
         if caller is not None:
             caller = await asyncio.to_thread(self._introduced, caller, peer_pid(writer.get_extra_info("socket")))
@@ -182,6 +189,17 @@ class Server:
         await writer.drain()
         if caller is not None:
             await self._session(Session(reader, writer), caller)
+
+    async def _check_successor(self) -> None:
+        """A successor that is gone takes nothing over: this host serves its clients again."""
+        assert self.successor is not None
+        connection = await asyncio.to_thread(dial, self.successor, HELLO_S)
+        if connection is not None:
+            connection.close()
+            return
+        logger.warning("the host that was to take over is gone; this one goes on")
+        self.successor = None
+        self._engine.lives.draining = None
 
     def _answer(self, first: JsonObject) -> tuple[JsonObject, Caller | None]:
         """What to say to a first line, and the client that it introduces, if it does."""
@@ -193,15 +211,18 @@ class Server:
             return {"error": said}, None
         if (question := first.get("control")) is not None:
             return self._control(question, first), None
-        if self.successor is not None:
+        forwarded = first.get("forwarded") is True  # from the process that has taken over: this one has the run
+        if self.successor is not None and not forwarded:
             return {"error": "another version takes over", "socket": self.successor}, None
+        if self.ending:
+            return {"ending": True}, None
         cwd, env = first.get("cwd"), as_object(first.get("env")) or {}
         if not isinstance(cwd, str) or not cwd.startswith("/"):
             return {"error": "the first line needs cwd, an absolute path"}, None
         if not all(isinstance(value, str) for value in env.values()):
             return {"error": "env must be an object of strings"}, None
         backends = self._backends(first.get("scripted") is True)
-        caller = Caller(cwd=Path(cwd), env=env, backends=backends, forwarded=first.get("forwarded") is True)
+        caller = Caller(cwd=Path(cwd), env=env, backends=backends, forwarded=forwarded)
         return {"ok": True, "build": __version__, "pid": os.getpid()}, caller
 
     def _introduced(self, caller: Caller, pid: int | None) -> Caller:
@@ -221,14 +242,14 @@ class Server:
                 return {"ok": True, **self._status()}
             case "drain":  # a host of another version takes over
                 self.successor = str(first.get("socket"))
-                self._stop("drain")
+                self._stop("hand over")
                 return {"ok": True}
             case "stop":
                 how = first.get("how")
                 if how not in ("drain", "cancel"):
                     return {"error": "stop takes how: drain or cancel"}
                 self._stop(how)
-                return {"ok": True, "live": len(self._engine.lives)}
+                return {"ok": True, "live": len(self._engine.lives), "pid": os.getpid()}
             case _:
                 return {"error": f"no such question: {question!r}"}
 
@@ -238,7 +259,7 @@ class Server:
             "up_s": round(time.time() - self._started, 1),
             "live": len(self._engine.lives),
             "clients": len(self._sessions),
-            "draining": self._engine.draining is not None,
+            "draining": self._engine.lives.draining is not None,
         }
 
     async def _session(self, session: Session, caller: Caller) -> None:
@@ -246,20 +267,15 @@ class Server:
         self.idle_since = None
         try:
             with self._engine.lives.client(caller):
-                await serve_lines(Tools(self._engine, caller, call), session)
+                await serve_lines(Tools(self._engine, caller, self._queries, call), session)
         finally:
             self._sessions.discard(session)
             if not self._sessions:
                 self.idle_since = time.monotonic()
 
 
-def _parsed(line: bytes) -> JsonObject:
-    """A line as a JSON object; nothing if it is none. The standard library takes what an environment may hold."""
-    try:
-        return as_object(json.loads(line)) or {}
-    except ValueError:
-        return {}
-
-
-def _key(request_id: Any) -> str:
-    return json.dumps(request_id)
+def _is_disconnect(error: BaseException) -> bool:
+    """Whether nothing but the end of a connection is behind an error."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_disconnect, cast(BaseExceptionGroup[BaseException], error).exceptions))
+    return isinstance(error, (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError))

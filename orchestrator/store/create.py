@@ -55,7 +55,9 @@ def create_run(
     if well_formed(str(spec.cwd)) != str(spec.cwd):
         raise InvalidArgument(f"the name of {str(spec.cwd)!r} is not UTF-8; choose a cwd whose name is")
     document = {**spec.to_json(), "backend_config": without_credentials(spec.backend_config)}
-    document = {**mask.value(serialisable(document)), **{key: str(getattr(spec, key)) for key in _NAMES}}
+    document = serialisable(document)
+    masked = {"masked": True} if mask.value(document["message"]) != document["message"] else {}
+    document = {**mask.value(document), **{key: str(getattr(spec, key)) for key in _NAMES}, **masked}
     entry = {"run_id": spec.run_id, "fingerprint": _fingerprint(document, nickname)}
     digest = sessions.key_digest(idempotency_key) if idempotency_key else None
     workspace.open()
@@ -118,7 +120,7 @@ def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:
 
 _NAMES = ("run_id", "session_id", "agent_name", "backend", "cwd")
 """What is never masked: by these the run, its session and its place are found again."""
-_MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id", "client_cwd")
+_MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id", "client_cwd", "masked")
 
 
 def _fingerprint(document: JsonObject, nickname: str | None) -> str:

@@ -102,12 +102,16 @@ class RunLog:
             if not state.run.terminal:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(run_dir.file("result.json"))  # noqa: PTH108  written before a last event that never was
-            discard_unfinished(run_dir)
+            _checked_io(discard_unfinished, run_dir)
             log = cls(run_dir, mask, state.run, state.offset, lock, socket)
             before = read_owner(run_dir)
             log._epoch = epoch_of(before) + 1
             log.agent = agent_of(before)
-            log.write_owner()
+            try:
+                log.write_owner()
+            except StoreError:
+                os.close(log._fd)
+                raise
         return log
 
     def hide(self, secrets: Iterable[str]) -> None:

@@ -32,7 +32,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST),
 }
 
-SMALL = ("home", "host.place", "host.launch", "host.bridge", "host.commands")
+SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge", "host.commands")
 """Modules of ours that every client's bridge may load: they need nothing but the standard library and each other."""
 
 PURE = ("orchestrator/model.py", "orchestrator/events.py", "orchestrator/clip.py")

@@ -1,0 +1,112 @@
+"""How a command reaches runs: reading goes to the files, commanding to the host, which is started when needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import HostUnavailable
+from orchestrator.host.launch import START_S, connect
+from orchestrator.host.place import API, HostError, Place, hello
+from orchestrator.model import JsonObject, Run
+from orchestrator.process import ProcessId
+from orchestrator.queries import Queries
+from orchestrator.store.layout import RUN_ID, Home, RunDir
+from orchestrator.store.owner import read_owner
+from orchestrator.store.reader import RunReader
+
+if TYPE_CHECKING:
+    from orchestrator.store.log import RunLog
+
+
+class Files:
+    """The runs as the files tell them. A run whose owner is gone is recovered by the host, which is started for it."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._recovering = False
+
+    def log_of(self, run_id: str) -> RunLog | None:
+        """No run lives in a command."""
+        return None
+
+    def place(self, run_id: str) -> int | None:
+        """The files do not know it."""
+        return None
+
+    async def state(self, run_dir: RunDir) -> Run:
+        """The run now."""
+        reader = RunReader(run_dir)
+        run = (await asyncio.to_thread(reader.state)).run
+        if run.terminal or self._recovering or await asyncio.to_thread(_is_owned, run_dir):
+            return run
+        await command("get_run", {"run_id": run.run_id}, Path.cwd())  # the host recovers what it is asked for
+        return (await asyncio.to_thread(reader.state)).run
+
+
+def _is_owned(run_dir: RunDir) -> bool:
+    owner = read_owner(run_dir)
+    try:
+        return ProcessId.from_json(owner).alive is True
+    except TypeError:
+        return False
+
+
+class Reach:
+    """What the commands need: queries, and a way to the host.
+
+    Args:
+        cwd: the directory to work for.
+    """
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self.home = Home.default()
+        self.queries = Queries(Files(self.home))
+
+    def find(self, run: str) -> RunDir:
+        """The run that a person names, by its id or by its agent's name.
+
+        Raises:
+            RunNotFound, AgentNotFound: there is none.
+        """
+        if RUN_ID.fullmatch(run):
+            return self.queries.find(run, None, self.cwd)
+        return self.queries.find(None, run, self.cwd)
+
+    async def command(self, tool: str, **arguments: object) -> JsonObject:
+        """Calls a tool of the host; arguments that are None are left out."""
+        return await command(tool, {key: value for key, value in arguments.items() if value is not None}, self.cwd)
+
+
+async def command(tool: str, arguments: JsonObject, cwd: Path) -> JsonObject:
+    """Calls a tool of the host.
+
+    Raises:
+        OrchestratorError: it was refused, or there is no host and none can be started.
+    """
+    from orchestrator.host.client import exchange
+
+    first = {**hello(scripted=True), "cwd": str(cwd)}
+    try:
+        connection, _ = await asyncio.to_thread(connect, Place.own(), first, START_S)
+    except HostError as error:
+        raise HostUnavailable(str(error)) from error
+    return await exchange(connection, tool, arguments)
+
+
+def host_status() -> JsonObject | None:
+    """What the host says of itself; None when none is running."""
+    import time
+
+    from orchestrator.host.launch import find, greet
+
+    place = Place.own()
+    connection = find(place) if os.path.isdir(place.directory) else None  # noqa: PTH112  a plain path
+    if connection is None:
+        return None
+    with connection:
+        answer, _ = greet(connection, {"orchestrator": API, "control": "status"}, time.monotonic() + 5.0)
+    return answer or {"error": "the host does not answer"}
