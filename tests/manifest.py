@@ -133,6 +133,34 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("door/any-input", _DOOR, "No input crashes, hangs or makes a lie.", ("unit/fuzz::*",)),
     Behaviour("door/conformance", "docs/conformance.md", "The official suites of MCP find what is written down.", (
         "system/conformance::*",)),
+    # ---- the host and the bridge
+    Behaviour("host/one", _README, "However many start it, there is one host, nobody's child, its user's alone.", (
+        "system/host::of_twenty_*", "system/host::the_host_*", "unit/place::*", "unit/launch::who_waits_*")),
+    Behaviour("host/found", _README, "A host is found or started, or it is said why there is none.", (
+        "unit/launch::*", "system/bridge_faults::where_no_host_*", "system/bridge_faults::while_no_host_*",
+        "system/bridge_faults::a_home_given_*")),
+    Behaviour("host/commands", _README, "The host can be started, looked at, read and stopped by hand.", (
+        "system/host::start_status_*", "system/host::where_no_host_*", "system/host::logs_*", "system/host::stop_*")),
+    Behaviour("host/ends", _README, "A host ends when nobody needs it, when its home is gone, or when told to.", (
+        "system/host::a_host_ends_*", "system/host::a_host_that_is_told_*", "system/host_faults::what_is_never_*")),
+    Behaviour("host/next-version", _README, "A host makes room for the next version; live runs stay commanded.", (
+        "system/host::a_host_makes_*", "system/host::the_live_runs_*", "system/host::a_version_*",
+        "system/host::a_host_leaves_*", "unit/launch::who_makes_room_*")),
+    Behaviour("host/bulkhead", _README, "No client, whatever it says or does not read, is noticed by the others.", (
+        "system/host_faults::*", "system/bridge::all_clients_*")),
+    Behaviour("host/watch", _README, "A host tells when its loop stands still, and leaves no orphan unburied.", (
+        "unit/watch::*", "system/host::the_log_*")),
+    Behaviour("bridge/small", _README, "A bridge is small, loads the standard library alone and holds little.", (
+        "system/bridge::a_bridge_*", "system/bridge_handover::who_does_not_read_*")),
+    Behaviour("bridge/lines", _README, "Every line passes whole, once, in both directions, whatever its size.", (
+        "system/bridge::lines_*", "system/bridge::a_line_*", "system/bridge::many_*", "system/bridge::ids_*",
+        "system/bridge::junk_*", "system/bridge::answers_*", "system/bridge::requests_*",
+        "system/bridge::a_client_in_*", "system/bridge_faults::no_line_*", "system/bridge_faults::however_many_*")),
+    Behaviour("bridge/no-owner", _README, "A client and its bridge may end in any way; their runs go on.", (
+        "system/bridge::every_way_*", "system/bridge::a_run_outlives_*", "system/bridge::an_agent_*",
+        "system/bridge::a_server_in_process_*", "system/bridge_faults::a_client_that_*")),
+    Behaviour("bridge/next-host", _README, "When the host goes away, reads are asked again and commands refused.", (
+        "system/bridge_faults::*_dies", "system/bridge_faults::*_told_to_end", "system/bridge_handover::*")),
     # ---- remote agents
     Behaviour("remote/truth", _REMOTE, "The task is the truth: streams may break, end and repeat.", (
         "unit/remote_streams::*",)),
@@ -161,6 +189,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("recovery/leave", "docs/design/recovery.md", "A server that ends leaves what runs elsewhere, and other "
         "directories' runs, alone.", (
         "unit/recovery::what_runs_elsewhere_is_left_*", "unit/recovery::a_server_for_one_*")),
+    Behaviour("recovery/bulkhead", "docs/design/recovery.md", "One run that cannot be recovered harms no other, and "
+        "nobody takes what is not theirs to take.", ("unit/recovery_faults::*",)),
     Behaviour("recovery/reap", "docs/design/recovery.md", "What a dead owner left of an agent is ended, and nobody "
         "else.", (
         "unit/recovery::what_a_dead_owner_*", "unit/recovery::a_process_that_only_*")),
