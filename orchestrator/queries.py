@@ -94,7 +94,6 @@ class Queries:
                 "remote_ref": run.remote_ref,
                 "permission_enforced": run.permission_enforced,
                 "resumed_from_run_id": run.resumed_from_run_id,
-                "parent_run_id": run.parent_run_id,
                 "depth": run.depth or None,
                 "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
             }
@@ -297,6 +296,7 @@ def _row(run: Run) -> JsonObject:
         "started_at": run.started_at,
         "updated_at": run.updated_at,
         "cwd": str(run.cwd),
+        **({"parent_run_id": run.parent_run_id} if run.parent_run_id else {}),
     }
 
 

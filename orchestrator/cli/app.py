@@ -1,0 +1,237 @@
+"""The commands with their options and help. What they do stands in the other files of this room, loaded when needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.cli.output import command
+
+if TYPE_CHECKING:
+    from orchestrator.cli.reach import Reach
+
+app = typer.Typer(
+    name="orchestrator",
+    help="Runs other coding agents for you or for your main agent: spawn, follow, answer, steer, cancel.",
+    epilog="First run: orchestrator run --backend scripted 'say hello'     For an MCP client: orchestrator mcp",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command. Returns its exit code."""
+    import_module("orchestrator.cli.more")  # its commands are the app's
+    try:
+        app(args=list(arguments), prog_name="orchestrator")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def reach_of(cwd: Path | None) -> Reach:
+    """What the commands need, for a directory; default: this one."""
+    from orchestrator.cli.reach import Reach
+
+    return Reach((cwd or Path.cwd()).resolve())
+
+
+def _runs(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import names
+
+    return names(incomplete)
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document a line, in the shapes of the MCP tools.")]
+Cwd = Annotated[Path | None, typer.Option("--cwd", "-C", help="The directory to work for; default: this one.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or an agent's name.", autocompletion=_runs)]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or agents' names.", autocompletion=_runs)]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"orchestrator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="orchestrator run -b remote_a2a --agent-url http://127.0.0.1:9000 'fix the tests'")
+@command
+async def run(
+    prompt: Annotated[str | None, typer.Argument(help="The task; - reads it from stdin.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="The kind of agent.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the task from a file.")] = None,
+    agent_url: Annotated[str | None, typer.Option(help="Of a remote A2A agent; short for --backend-config.")] = None,
+    role: Annotated[str | None, typer.Option(help="A label.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A wished agent name.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on in the session of this run, agent or session.")] = None,
+    fork: Annotated[bool, typer.Option("--fork", help="With --resume: in a copy of the session.")] = False,
+    permission: Annotated[str | None, typer.Option(help="read_only, workspace_write or full_access.")] = None,
+    on_approval: Annotated[str | None, typer.Option(help="ask, deny or allow.")] = None,
+    schema: Annotated[str | None, typer.Option(help="JSON Schema of the answer, as JSON or a file.")] = None,
+    backend_config: Annotated[str | None, typer.Option(help="JSON, or a file of it.")] = None,
+    limits: Annotated[str | None, typer.Option(help='As {"timeout_s": 600}.')] = None,
+    metadata: Annotated[str | None, typer.Option(help="Your labels, as JSON.")] = None,
+    priority: Annotated[int | None, typer.Option(help="0 to 3; 0 goes first.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key gives the same run.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the run id and leave it to the host.")] = False,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Starts a run and follows it. Ctrl-C detaches or cancels."""
+    from orchestrator.cli import starting
+
+    given: dict[str, Any] = {key: value for key, value in locals().items() if key not in ("cwd", "detach", "starting")}
+    return await starting.run(reach_of(cwd), given, detach=detach)
+
+
+@app.command(epilog="orchestrator ls --status input_required --all")
+@command
+async def ls(
+    status: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", "-b")] = None,
+    role: Annotated[str | None, typer.Option()] = None,
+    session: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
+    everywhere: Annotated[bool, typer.Option("--all", "-a", help="Of all directories.")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="Runs below those that spawned them.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Lists runs at or below this directory, newest first."""
+    from orchestrator.cli import reading
+
+    given = {"status": status, "backend": backend, "role": role, "session_id": session}
+    filters = {key: value for key, value in given.items() if value is not None}
+    if watch:
+        return await reading.watch(reach_of(cwd), filters, limit=limit, everywhere=everywhere)
+    return await reading.ls(reach_of(cwd), filters, limit=limit, everywhere=everywhere, as_json=as_json, tree=tree)
+
+
+@app.command()
+@command
+async def show(run: Run, cwd: Cwd = None, as_json: Json = False) -> int:
+    """Shows one run: its state, what it waits for, its result or error."""
+    from orchestrator.cli import reading
+
+    reach = reach_of(cwd)
+    return await reading.show(reach, reach.find(run), as_json=as_json)
+
+
+@app.command(epilog="orchestrator events -f RUN --types command_finished,file_changed")
+@command
+async def events(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run is over.")] = False,
+    types: Annotated[str | None, typer.Option(help="Only these types, with commas.")] = None,
+    after: Annotated[int, typer.Option(help="Only events behind this number.", min=0)] = 0,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Prints what happened in a run."""
+    from orchestrator.cli import reading
+
+    reach = reach_of(cwd)
+    wanted = [word.strip() for word in types.split(",")] if types else None
+    return await reading.events(reach, reach.find(run), follow=follow, types=wanted, after=after, as_json=as_json)
+
+
+@app.command(epilog="orchestrator wait RUN RUN --all --timeout 600")
+@command
+async def wait(
+    runs: Runs,
+    until_all: Annotated[bool, typer.Option("--all/--any", help="Each of them, or one.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds; exit code 124 when they are over.")] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Waits until runs are over or need an answer (exit code 10)."""
+    from orchestrator.cli import reading
+
+    reach = reach_of(cwd)
+    found = [reach.find(run) for run in runs]
+    return await reading.wait(reach, found, until_all=until_all, timeout_s=timeout, as_json=as_json)
+
+
+@app.command(epilog="orchestrator answer RUN approve     orchestrator answer RUN deny --reason 'not in main'")
+@command
+async def answer(
+    run: Run,
+    said: Annotated[str, typer.Argument(metavar="ANSWER", help="approve, deny, an option's id, or words.")] = "",
+    reason: Annotated[str | None, typer.Option(help="Goes with approve or deny.")] = None,
+    request: Annotated[str | None, typer.Option(help="Which request, if several are pending.")] = None,
+    backend_config: Annotated[str | None, typer.Option(help="Credentials, as JSON or a file.")] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Answers a run that waits."""
+    from orchestrator.cli import acting, starting
+
+    reach = reach_of(cwd)
+    config = starting.json_of("--backend-config", backend_config)
+    return await acting.answer(
+        reach, reach.find(run), said, reason=reason, request=request, config=config, as_json=as_json
+    )
+
+
+@app.command()
+@command
+async def say(
+    run: Run,
+    text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Steers a run that works, or resumes the session of one that is over."""
+    from orchestrator.cli import acting
+
+    reach = reach_of(cwd)
+    return await acting.speak(reach, reach.find(run), sys.stdin.read() if text == "-" else text, as_json=as_json)
+
+
+@app.command()
+@command
+async def cancel(
+    runs: Runs,
+    reason: Annotated[str | None, typer.Option()] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Ends runs and their agents' processes."""
+    from orchestrator.cli import acting
+
+    reach = reach_of(cwd)
+    return await acting.cancel(reach, [reach.find(run) for run in runs], reason=reason, as_json=as_json)
+
+
+@app.command(epilog="orchestrator artifact RUN 8 /output > log.txt")
+@command
+async def artifact(
+    run: Run,
+    seq: Annotated[int, typer.Argument(help="The event's number.")],
+    field: Annotated[str, typer.Argument(help="JSON Pointer in its data, as /output or /changes/0/diff.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Writes any field of any event, whole."""
+    from orchestrator.cli import reading
+
+    reach = reach_of(cwd)
+    return await reading.artifact(reach, reach.find(run), seq=seq, field=field, output=output, as_json=as_json)

@@ -1,0 +1,197 @@
+"""`orchestrator doctor`: what is installed, what works, and how to mend what does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from orchestrator import __version__, config
+from orchestrator.cli.output import DONE, FAILED, console, print_json
+from orchestrator.cli.reach import Reach, host_status
+from orchestrator.cli.upkeep import orphans
+from orchestrator.errors import OrchestratorError
+from orchestrator.host.place import API, HostError, Place
+from orchestrator.model import JsonObject
+from orchestrator.store.layout import Workspace
+
+ANSWER_S = 10.0
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. `fix` says what to do where the state is not `ok`."""
+
+    what: str
+    state: Literal["ok", "note", "fault"]
+    text: str
+    fix: str = ""
+
+
+def doctor(reach: Reach, *, strict: bool, as_json: bool) -> int:
+    """Looks at everything. Returns 1 for a fault; with `strict` also where something is only missing."""
+    findings = [finding for look in _LOOKS for finding in _guarded(look, reach)]
+    if as_json:
+        rows: list[JsonObject] = [{k: v for k, v in finding._asdict().items() if v} for finding in findings]
+        print_json({"findings": rows})
+    else:
+        _show(findings)
+    bad = {"fault", "note"} if strict else {"fault"}
+    return FAILED if any(finding.state in bad for finding in findings) else DONE
+
+
+def _guarded(look: Callable[[Reach], Iterator[Finding]], reach: Reach) -> Iterator[Finding]:
+    try:
+        yield from look(reach)
+    except (OSError, OrchestratorError, HostError) as error:
+        yield Finding(look.__name__.strip("_"), "fault", str(error), "see the message")
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.text import Text
+
+    out = console()
+    marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "fault": ("✗", "bold red")}
+    for finding in findings:
+        sign, style = marks[finding.state]
+        out.print(Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), finding.text))
+        if finding.fix:
+            out.print(Text(f"    {finding.fix}", style="dim"))
+
+
+def _python(_reach: Reach) -> Iterator[Finding]:
+    words = f"{sys.version.split()[0]} at {sys.prefix}"
+    ok = sys.version_info >= (3, 11)
+    yield Finding("Python", "ok" if ok else "fault", words, "" if ok else "Orchestrator needs Python 3.11 or newer")
+    yield Finding("Orchestrator", "ok", f"{__version__}, API {API}")
+    for name in ("mcp", "a2a-sdk"):
+        try:
+            yield Finding(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "fault", "not installed", "pip install orchestrator-mcp")
+
+
+def _agents(_reach: Reach) -> Iterator[Finding]:
+    for what, extra, distribution, command, login in (
+        ("Claude Code", "claude", "claude-agent-sdk", "claude", _claude_login),
+        ("Codex", "codex", "openai-codex-cli-bin", "codex", _codex_login),
+    ):
+        try:
+            brought = f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            brought = ""
+        path = shutil.which(command)
+        if not brought and path is None:
+            fix = f"pip install 'orchestrator-mcp[{extra}]'"
+            yield Finding(what, "note", "not found; its backend cannot be used", fix)
+            continue
+        there = _said(path, "--version") if path else ""
+        yield Finding(what, "ok", ", ".join(word for word in (brought, f"{there} at {path}" if path else "") if word))
+        yield login()
+
+
+def _said(path: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run ({error})"
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else f"exit code {done.returncode}"
+
+
+def _claude_login() -> Finding:
+    folder = Path(os.environ.get("CLAUDE_CONFIG_DIR") or "~/.claude").expanduser()
+    known = any(
+        os.environ.get(name) for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+    )
+    if known or (folder / ".credentials.json").exists():
+        return Finding("Claude Code login", "ok", "credentials found")
+    return Finding(
+        "Claude Code login", "note", f"none found in {folder}", "run `claude` once, or set ANTHROPIC_API_KEY"
+    )
+
+
+def _codex_login() -> Finding:
+    folder = Path(os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
+    if os.environ.get("OPENAI_API_KEY") or (folder / "auth.json").exists():
+        return Finding("Codex login", "ok", "credentials found")
+    return Finding("Codex login", "note", f"none found in {folder}", "run `codex login`, or set OPENAI_API_KEY")
+
+
+def _settings(reach: Reach) -> Iterator[Finding]:
+    try:
+        effective = config.load(reach.home.path, reach.cwd, os.environ)
+    except OrchestratorError as error:
+        yield Finding("settings", "fault", str(error), "mend the file or variable that is named")
+        return
+    yield Finding("settings", "ok", f"{reach.home.path / config.USER_FILE}")
+    for notice in effective.notices:
+        yield Finding("settings", "note", notice, "only the file in your home can widen a cap")
+
+
+def _home(reach: Reach) -> Iterator[Finding]:
+    home = reach.home.path
+    if not home.exists():
+        parent = next(path for path in home.parents if path.exists())
+        ok = os.access(parent, os.W_OK)
+        fix = "" if ok else "set ORCHESTRATOR_HOME to a directory that you can write to"
+        yield Finding("home", "ok" if ok else "fault", f"{home} will be made", fix)
+        return
+    facts = home.stat()
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        yield Finding("home", "fault", f"{home} cannot be written", "set ORCHESTRATOR_HOME to a directory of yours")
+    elif facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        yield Finding("home", "fault", f"{home} is open to others", f"chmod 700 {home}")
+    else:
+        yield Finding("home", "ok", str(home))
+
+
+def _host(reach: Reach) -> Iterator[Finding]:
+    place = Place.own()
+    path = Path(place.socket)
+    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+        yield Finding("host", "fault", f"{path} is in the way of the host's socket", f"rm {path}")
+        return
+    status = host_status()
+    if status is None:
+        yield Finding("host", "ok", "none is running; clients start one on demand")
+    elif not status.get("ok"):
+        fix = f"see {place.log}; `orchestrator host stop --cancel`, or end the process"
+        yield Finding("host", "fault", str(status.get("error")), fix)
+    else:
+        words = f"process {status['pid']}, {status['live']} live runs, {status['clients']} clients"
+        yield Finding("host", "ok", words)
+
+
+def _store(reach: Reach) -> Iterator[Finding]:
+    workspace = Workspace(reach.cwd)
+    if not workspace.root.exists():
+        yield Finding("store", "ok", f"{workspace.root} will be made by the first run")
+        return
+    try:
+        workspace.check_version()
+    except OrchestratorError as error:
+        yield Finding("store", "fault", str(error), "upgrade orchestrator-mcp, or move the directory away")
+        return
+    if not os.access(workspace.root, os.W_OK):
+        yield Finding(
+            "store", "fault", f"{workspace.root} cannot be written", f"chown it, or chmod u+w {workspace.root}"
+        )
+        return
+    count = len(os.listdir(workspace.root / "runs")) if (workspace.root / "runs").is_dir() else 0  # noqa: PTH208
+    yield Finding("store", "ok", f"{workspace.root}, {count} runs")
+
+
+def _processes(reach: Reach) -> Iterator[Finding]:
+    found = orphans(reach.home)
+    for pid, run_id in found:
+        yield Finding("processes", "fault", f"process {pid} was left behind by {run_id}", f"kill {pid}")
+    if not found:
+        yield Finding("processes", "ok", "no agent's process was left behind")
+
+
+_LOOKS = (_python, _agents, _home, _settings, _host, _store, _processes)

@@ -1,0 +1,263 @@
+"""`orchestrator run` in the foreground: what the agent does as it does it, and a person who is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from orchestrator.cli.lines import diff_lines, lines_of, todo_lines
+from orchestrator.cli.output import INTERRUPTED, console, duration, exit_code_of, is_interactive, print_json, say
+from orchestrator.cli.reach import Reach
+from orchestrator.errors import AlreadyAnswered, OrchestratorError
+from orchestrator.model import TERMINAL, WAITING, JsonObject
+from orchestrator.store.layout import RunDir
+
+GATHER_S = 0.1
+"""Events are shown this often: a terminal need not be written a hundred times a second."""
+POLL_S = 2.0
+
+
+class Watcher:
+    """Shows one run. `watch` returns the exit code.
+
+    Args:
+        seen: events that need not be shown.
+    """
+
+    def __init__(self, reach: Reach, run_dir: RunDir, *, as_json: bool, seen: int = 0) -> None:
+        self._reach = reach
+        self._run_dir = run_dir
+        self._as_json = as_json
+        self._after = seen
+        self._started = time.monotonic()
+        self._todo: list[JsonObject] = []
+        self._detail = "queued"
+        self._answered: set[str] = set()
+        self._interrupted = asyncio.Event()
+
+    async def watch(self) -> int:
+        """Follows the run to its end, asks where it waits, and offers a way out on Ctrl-C."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupted.set)
+        try:
+            return await self._watch()
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    async def _watch(self) -> int:
+        while True:
+            status, pending = await self._follow()
+            if self._interrupted.is_set():
+                if (code := await self._way_out()) is not None:
+                    return code
+                continue
+            if status in TERMINAL:
+                return await self._end(status)
+            if not is_interactive() or self._as_json:
+                if not self._as_json:
+                    say(f"the run waits for you: orchestrator answer {self._run_dir.run_id} ...")
+                return await self._end(status)
+            for request in pending:
+                if not self._interrupted.is_set():
+                    await self._ask(request)
+
+    async def _end(self, status: str) -> int:
+        run = await self._reach.queries.get_run(self._run_dir)
+        if self._as_json:
+            print_json(run)
+        elif result := run.get("result"):
+            if (text := str(result.get("final_response", ""))) and text != self._last_said:
+                console().print(Text(text))
+            if usage := result.get("usage"):
+                say("  ".join(f"{name} {value}" for name, value in usage.items()))
+        return exit_code_of(status)
+
+    _last_said = ""
+
+    async def _follow(self) -> tuple[str, list[JsonObject]]:
+        """Shows events until the run is over, waits for something new, or Ctrl-C is pressed."""
+        async with self._screen() as screen:
+            while not self._interrupted.is_set():
+                page = await self._page()
+                if page["events"]:
+                    self._show(screen.console if screen else console(), page["events"])
+                self._after = page["next_after_seq"]
+                if screen:
+                    screen.update(self._bottom(screen.console), refresh=True)
+                if page["has_more"]:
+                    continue
+                if page["status"] in TERMINAL:
+                    return page["status"], []
+                fresh = [r for r in page.get("pending", ()) if r["request_id"] not in self._answered]
+                if page["status"] in WAITING and fresh:
+                    return page["status"], fresh
+                await asyncio.sleep(GATHER_S)
+        return "interrupted", []
+
+    async def _page(self) -> JsonObject:
+        polling = asyncio.ensure_future(
+            self._reach.queries.poll_events(
+                self._run_dir, after_seq=self._after, limit=1000, wait_s=POLL_S, types=None, max_chars=1_000_000
+            )
+        )
+        stopping = asyncio.ensure_future(self._interrupted.wait())
+        try:
+            while True:
+                await asyncio.wait({polling, stopping}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                if polling.done():
+                    return polling.result()
+                if stopping.done():
+                    return {"events": [], "next_after_seq": self._after, "has_more": True, "status": "running"}
+        finally:
+            for task in (polling, stopping):
+                task.cancel()
+
+    @asynccontextmanager
+    async def _screen(self) -> AsyncGenerator[Live | None]:
+        out = console()
+        if self._as_json or not out.is_terminal:
+            yield None
+            return
+        with Live(self._bottom(out), console=out, auto_refresh=False, transient=True) as live:
+            yield live
+
+    def _bottom(self, out: Console) -> Group:
+        """What stands below the transcript: the todo list, and one line on what goes on."""
+        took = duration(time.monotonic() - self._started)
+        line = Text(f"{self._detail}  {took}  Ctrl-C to detach or cancel"[: out.width - 3], style="dim")
+        return Group(*todo_lines(self._todo), Spinner("dots", text=line))
+
+    def _show(self, out: Console, events: list[JsonObject]) -> None:
+        lines: list[Text] = []
+        for event in events:
+            if self._as_json:
+                print_json(event)
+                continue
+            data: JsonObject = event["data"]
+            match event["type"]:
+                case "todo_updated" if out.is_terminal:
+                    self._todo = data["items"]
+                    continue
+                case "agent_message":
+                    self._last_said = str(data.get("text", ""))
+                case "status_changed":
+                    self._detail = str(data.get("detail") or data["status"])
+                case "run_started":
+                    self._detail = str(data.get("agent") or "running")
+                case _:
+                    pass
+            lines += lines_of(event)
+        if lines:
+            out.print(Group(*lines))
+
+    # ---- the person ----
+
+    async def _ask(self, request: JsonObject) -> None:
+        """Shows a request and brings the person's answer to the run."""
+        out = console()
+        self._show_request(out, request)
+        said = await _input(_prompt_of(request))
+        if said is None:
+            self._interrupted.set()
+            return
+        try:
+            answer = _answer_of(request, said)
+            if answer is None:
+                out.print("it needs an answer", style="yellow")
+                return
+            self._answered.add(request["request_id"])
+            await self._reach.command(
+                "continue_run", run_id=self._run_dir.run_id, request_id=request["request_id"], **answer
+            )
+        except AlreadyAnswered:
+            say("somebody else has answered already")
+        except OrchestratorError as error:
+            self._answered.discard(request["request_id"])
+            say(error.sentence)
+
+    def _show_request(self, out: Console, request: JsonObject) -> None:
+        detail: JsonObject = request.get("detail") or {}
+        if command := detail.get("command"):
+            out.print(Text.assemble(("  $ ", "bold yellow"), (str(command), "yellow")))
+        for change in detail.get("changes") or ():
+            out.print(Text.assemble(("  ~ ", "bold green"), (str(change.get("path")), "green")))
+            for line in diff_lines(change.get("diff") or ""):
+                out.print(line)
+        for number, option in enumerate(request.get("options") or (), 1):
+            out.print(Text(f"  {number}  {option.get('label') or option['id']}"))
+
+    async def _way_out(self) -> int | None:
+        """What to do after Ctrl-C. None to go on."""
+        self._interrupted.clear()
+        run_id = self._run_dir.run_id
+        if is_interactive() and not self._as_json:
+            said = await _input("[d]etach, [c]ancel or go on (Enter)? ")
+            if said == "":
+                return None
+            if said is not None and said.lower().startswith("c"):
+                document = await self._reach.command("cancel_run", run_id=run_id, reason="cancelled at the terminal")
+                say(f"{run_id} is {document['status']}")
+                return INTERRUPTED
+        say(f"the run goes on: orchestrator events -f {run_id}")
+        return INTERRUPTED
+
+
+async def _input(prompt: str) -> str | None:
+    """A line from the person; None at the end of input or after Ctrl-C."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[str] = loop.create_future()
+
+    def read() -> None:
+        if not line.done():
+            line.set_result(sys.stdin.readline())
+
+    previous = signal.getsignal(signal.SIGINT)
+    loop.remove_signal_handler(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, lambda: line.done() or line.set_result(""))
+    loop.add_reader(0, read)
+    try:
+        said = await line
+    finally:
+        loop.remove_reader(0)
+        loop.remove_signal_handler(signal.SIGINT)
+        with contextlib.suppress(TypeError, ValueError):
+            signal.signal(signal.SIGINT, previous)
+    return said.strip() if said else None
+
+
+def _prompt_of(request: JsonObject) -> str:
+    if request["kind"] == "approval":
+        return "[a]pprove or [d]eny (with a reason)? "
+    return "your choice: " if request.get("options") else "your answer: "
+
+
+def _answer_of(request: JsonObject, said: str) -> JsonObject | None:
+    """The arguments of the answer that a person typed; None if it is none."""
+    word, _, rest = said.partition(" ")
+    reason: dict[str, Any] = {"text": rest} if rest else {}
+    if request["kind"] in ("approval", "auth"):
+        if word.lower() in ("a", "approve", "y", "yes"):
+            return {"decision": "approve", **reason}
+        if word.lower() in ("d", "deny", "n", "no"):
+            return {"decision": "deny", **reason}
+        if request["kind"] == "approval":
+            return None
+    options = [str(option["id"]) for option in request.get("options") or ()]
+    if said in options:
+        return {"decision": said}
+    if said.isdigit() and 0 < int(said) <= len(options):
+        return {"decision": options[int(said) - 1]}
+    return {"text": said} if said else None

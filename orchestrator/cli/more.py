@@ -1,0 +1,140 @@
+"""Commands beside those on runs: gc, doctor, config, clients, host, mcp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.app import Cwd, Json, app, reach_of
+from orchestrator.cli.output import refuse, say
+from orchestrator.errors import HostUnavailable, OrchestratorError
+from orchestrator.host.place import HostError
+
+host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
+app.add_typer(host, name="host")
+
+
+def _ended(body: Callable[[], int], *, as_json: bool = False) -> None:
+    """Ends a command with the exit code of its body."""
+    try:
+        code = body()
+    except OrchestratorError as error:
+        code = refuse(error, as_json=as_json)
+    except HostError as error:
+        code = refuse(HostUnavailable(str(error)), as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(epilog="orchestrator gc --older-than 14d --delete")
+def gc(
+    older_than: Annotated[str | None, typer.Option(help="As 30d; the default if nothing is given.")] = None,
+    keep: Annotated[int | None, typer.Option(help="Keep this many of the newest.", min=0)] = None,
+    max_size: Annotated[str | None, typer.Option(help="Keep this much of the newest, as 500MB.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; otherwise they are only listed.")] = False,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> None:
+    """Lists or removes old runs of this directory. Never a live one."""
+    from orchestrator.cli import upkeep
+
+    def body() -> int:
+        bounds = upkeep.Bounds(older_than, keep, max_size)
+        return upkeep.gc(reach_of(cwd), bounds, delete=delete, as_json=as_json)
+
+    _ended(body, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 also where something is only missing.")] = False,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> None:
+    """Looks at what is installed and whether it works, and says how to mend it."""
+    from orchestrator.cli import doctor as looks
+
+    _ended(lambda: looks.doctor(reach_of(cwd), strict=strict, as_json=as_json), as_json=as_json)
+
+
+@app.command()
+def config(cwd: Cwd = None, as_json: Json = False) -> None:
+    """Prints the settings in force here, and where each comes from."""
+    from orchestrator.cli import upkeep
+
+    _ended(lambda: upkeep.settings(reach_of(cwd), as_json=as_json), as_json=as_json)
+
+
+@app.command(epilog="orchestrator clients codex --install")
+def clients(
+    name: Annotated[str | None, typer.Argument(help="claude, claude-user, codex, gemini, cursor or vscode.")] = None,
+    install: Annotated[bool, typer.Option("--install", help="Write it, after showing what changes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    cwd: Cwd = None,
+) -> None:
+    """Prints the MCP configuration for a client, or installs it."""
+    from orchestrator.cli import clients as known
+
+    where = (cwd or Path.cwd()).resolve()
+    _ended(lambda: known.clients(name, cwd=where, install=install, yes=yes))
+
+
+@app.command()
+def mcp(
+    in_process: Annotated[bool, typer.Option("--in-process", help="Keep the runs in this process.")] = False,
+    scripted: Annotated[bool, typer.Option("--scripted", help="Also offer an agent without a model.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --in-process: log to stderr.")] = False,
+) -> None:
+    """Serves the tools to an MCP client on stdin and stdout."""
+    from orchestrator.__main__ import serve_mcp
+
+    raise typer.Exit(serve_mcp(scripted=scripted, in_process=in_process, verbose=verbose))
+
+
+@host.command("start")
+def host_start() -> None:
+    """Starts it if it is not running."""
+    from orchestrator.host import commands
+
+    _ended(commands.start)
+
+
+@host.command("status")
+def host_status(as_json: Json = False) -> None:
+    """Says whether it runs, and what it does. Exit code 6: it does not run."""
+    from orchestrator.host import commands
+
+    _ended(lambda: commands.status(as_json=as_json), as_json=as_json)
+
+
+@host.command("stop")
+def host_stop(
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the live runs.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
+) -> None:
+    """Ends it when its live runs are over."""
+    from orchestrator.host import commands
+
+    _ended(lambda: commands.stop(cancel=cancel, wait=not no_wait))
+
+
+@host.command("logs")
+def host_logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.", min=0)] = 50,
+) -> None:
+    """Prints the end of its log."""
+    from orchestrator.host import commands
+
+    _ended(lambda: commands.logs(follow=follow, lines=lines))
+
+
+@host.command("serve", hidden=True)
+def host_serve() -> None:
+    """Is the host, in the foreground."""
+    from orchestrator.host.serve import serve
+
+    say("this is the host; end it with Ctrl-C")
+    _ended(lambda: serve(key=None, lock=None, status=None, detach=False))

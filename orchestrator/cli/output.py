@@ -1,0 +1,102 @@
+"""How commands speak: tables and colour for a person at a terminal, plain lines in a pipe, JSON for a program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import orjson
+import typer
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.model import TERMINAL, WAITING, JsonObject, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+P = ParamSpec("P")
+
+DONE, FAILED, NEEDS_INPUT, TIMED_OUT, INTERRUPTED = 0, 1, 10, 124, 130
+
+
+def command(body: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
+    """A command from a coroutine that returns its exit code. Errors are told in one sentence, or as JSON."""
+
+    @wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = asyncio.run(body(*args, **kwargs))
+        except OrchestratorError as error:
+            code = refuse(error, as_json=bool(kwargs.get("as_json")))
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except BrokenPipeError:  # `| head -1` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = DONE
+        raise typer.Exit(code)
+
+    return run
+
+
+def refuse(error: OrchestratorError, *, as_json: bool) -> int:
+    """Tells why a command was refused. Returns its exit code."""
+    if as_json:
+        print_json({"error": {"code": error.code, "message": str(error)}})
+    else:
+        say(f"{error.code}: {error}")
+    return error.exit_code
+
+
+def print_json(document: JsonObject) -> None:
+    """One document on one line."""
+    sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.flush()
+
+
+def say(text: str) -> None:
+    """A line for the person, beside the output."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def console() -> Console:
+    """The terminal, or whatever stdout is. Colour only where it is wanted (`NO_COLOR`, a pipe)."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def is_interactive() -> bool:
+    """Whether a person is there to be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def exit_code_of(status: str) -> int:
+    """The exit code that goes with a run's status."""
+    if status == Status.COMPLETED:
+        return DONE
+    if Status(status) in WAITING:
+        return NEEDS_INPUT
+    return FAILED if Status(status) in TERMINAL else DONE
+
+
+def age(timestamp: str) -> str:
+    """How long ago something was, in the largest unit."""
+    from datetime import UTC, datetime
+
+    return duration((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """A time span in one or two units."""
+    whole = max(int(seconds), 0)
+    for size, unit, small, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size} {unit} {rest} {name}" if rest else f"{whole // size} {unit}"
+    return f"{whole} s"

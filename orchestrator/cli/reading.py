@@ -1,0 +1,240 @@
+"""Commands that only read: ls, show, events, wait, artifact."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.cli.output import (
+    DONE,
+    NEEDS_INPUT,
+    TIMED_OUT,
+    age,
+    console,
+    exit_code_of,
+    print_json,
+    say,
+)
+from orchestrator.cli.reach import Reach
+from orchestrator.model import TERMINAL, JsonObject
+from orchestrator.store.layout import RunDir
+
+PAGE_BYTES = 262_144
+WAIT_S = 50.0
+NARROW = 60
+
+
+async def ls(reach: Reach, filters: dict[str, str], *, limit: int, everywhere: bool, as_json: bool, tree: bool) -> int:
+    """Lists runs, newest first."""
+    document = await listing(reach, filters, limit=limit, everywhere=everywhere)
+    if as_json:
+        print_json(document)
+    else:
+        show_rows(document, tree=tree)
+    return DONE
+
+
+async def listing(reach: Reach, filters: dict[str, str], *, limit: int, everywhere: bool) -> JsonObject:
+    """As many runs as are asked for, page by page."""
+    rows: list[JsonObject] = []
+    cursor, page = None, JsonObject()
+    while len(rows) < limit:
+        cwd = None if everywhere else reach.cwd
+        size = min(limit - len(rows), 100)
+        page = await reach.queries.list_runs(cwd=cwd, filters=filters, limit=size, cursor=cursor)
+        rows += page["runs"]
+        if (cursor := page.get("next_cursor")) is None:
+            break
+    return {**page, "runs": rows}
+
+
+def show_rows(document: JsonObject, *, tree: bool = False) -> None:
+    """The rows as a table that fits the terminal, or as lines with tabs in a pipe."""
+    rows: list[JsonObject] = document["runs"]
+    if not sys.stdout.isatty():
+        for row in rows:
+            keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
+            print("\t".join(str(row[key]).replace("\t", " ") for key in keys))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.cli.lines import STYLES
+
+    out = console()
+    if not rows:
+        out.print("no runs here yet; `orchestrator run` starts one, and `ls --all` shows those of other directories")
+        return
+    wide = out.width >= NARROW + 20
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
+    for name in ("agent", "status", *(("backend", "age", "run") if wide else ()), "summary"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=4 if name == "summary" else None)
+    for row, depth in _in_order(rows, tree=tree):
+        name = Text("  " * depth + ("└ " if depth else "") + row["agent_name"], style="bold")
+        status = Text(row["status"], style=STYLES.get(row["status"], ""))
+        middle = (row["backend"], age(row["updated_at"]), Text(row["run_id"], style="dim")) if wide else ()
+        table.add_row(name, status, *middle, Text(row["summary"]))
+    out.print(table)
+    if document.get("next_cursor"):
+        out.print("… more with --limit", style="dim")
+
+
+def _in_order(rows: list[JsonObject], *, tree: bool) -> list[tuple[JsonObject, int]]:
+    """The rows with their depth: children below their parents if a tree is wanted."""
+    if not tree:
+        return [(row, 0) for row in rows]
+    known = {row["run_id"] for row in rows}
+    ordered: list[tuple[JsonObject, int]] = []
+
+    def add(parent: str | None, depth: int) -> None:
+        for row in rows:
+            above = row.get("parent_run_id")
+            if (above if above in known else None) == parent:
+                ordered.append((row, depth))
+                add(row["run_id"], depth + 1)
+
+    add(None, 0)
+    return ordered
+
+
+async def watch(reach: Reach, filters: dict[str, str], *, limit: int, everywhere: bool) -> int:
+    """Shows the list and keeps it up to date until it is interrupted."""
+    out = console()
+    while True:
+        document = await listing(reach, filters, limit=limit, everywhere=everywhere)
+        out.clear()
+        show_rows(document)
+        await asyncio.sleep(1.0)
+
+
+async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
+    """Everything about one run. Returns 0 whatever became of it."""
+    run = await reach.queries.get_run(run_dir)
+    if run["status"] == "queued":  # the host alone knows its place
+        run = await reach.command("get_run", run_id=run["run_id"])
+    if as_json:
+        print_json(run)
+        return DONE
+    from rich.text import Text
+
+    from orchestrator.cli.lines import STYLES
+
+    out = console()
+    head = Text.assemble((run["agent_name"], "bold"), "  ", (run["status"], STYLES.get(run["status"], "")))
+    out.print(head + Text(f"  {run.get('detail', '')}", style="dim"))
+    facts = {
+        "run": run["run_id"],
+        "backend": f"{run['backend']}, role {run['role']}",
+        "session": run["session_id"],
+        "cwd": run["cwd"],
+        "started": f"{run['started_at']}, last event {run['last_seq']} {age(run['updated_at'])} ago",
+        "parent": run.get("parent_run_id"),
+        "place": f"{run['queue_place']} in the queue" if "queue_place" in run else None,
+        "resumes": run.get("resumed_from_run_id"),
+    }
+    for name, value in facts.items():
+        if value:
+            out.print(Text(f"{name:>8}  ", style="dim") + Text(str(value)))
+    for request in run.get("pending", ()):
+        out.print(Text.assemble(("\n? ", "bold magenta"), (request["text"], "magenta")))
+        choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
+        out.print(Text(f"  {request['request_id']}, {request['kind']}{': ' + choices if choices else ''}", style="dim"))
+    if error := run.get("error"):
+        out.print(Text(f"\n{error['code']}: {error['message']}", style="red"))
+        out.print(Text(error["next_step"], style="dim"))
+    if result := run.get("result"):
+        out.print(Text("\n" + str(result.get("final_response", ""))))
+        if usage := result.get("usage"):
+            out.print(Text("  ".join(f"{name} {value}" for name, value in usage.items()), style="dim"))
+    return DONE
+
+
+async def events(
+    reach: Reach, run_dir: RunDir, *, follow: bool, types: list[str] | None, after: int, as_json: bool
+) -> int:
+    """Prints the run's events; with `follow` until it is over."""
+    show_event = _printer(as_json=as_json)
+    while True:
+        page = await reach.queries.poll_events(
+            run_dir, after_seq=after, limit=1000, wait_s=WAIT_S if follow else 0, types=types, max_chars=1_000_000
+        )
+        for event in page["events"]:
+            show_event(event)
+        sys.stdout.flush()
+        after = page["next_after_seq"]
+        if page["has_more"]:
+            continue
+        over = page["status"] in TERMINAL
+        if not follow or (over and not page["events"]):
+            return exit_code_of(page["status"]) if follow else DONE
+
+
+def _printer(*, as_json: bool) -> Callable[[JsonObject], None]:
+    if as_json:
+        return print_json
+    from rich.text import Text
+
+    from orchestrator.cli.lines import lines_of
+
+    out = console()
+
+    def show_event(event: JsonObject) -> None:
+        head = Text(f"{event['seq']:>5}  {event['ts'][11:19]}  {event['type']:<16} ", style="dim")
+        lines = lines_of(event) or [Text("")]
+        for number, line in enumerate(lines):
+            out.print((head if not number else Text(" " * len(head))) + line)
+
+    return show_event
+
+
+async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout_s: float | None, as_json: bool) -> int:
+    """Waits until a run, or each, is over or needs its caller."""
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout_s is None else loop.time() + timeout_s
+    while True:
+        left = WAIT_S if deadline is None else max(min(deadline - loop.time(), WAIT_S), 0)
+        digest = await reach.queries.wait_runs(run_dirs, until_all=until_all, wait_s=left)
+        if digest["done"] or (deadline is not None and loop.time() >= deadline):
+            break
+    if as_json:
+        print_json(digest)
+    else:
+        for run in digest["runs"]:
+            print(f"{run['run_id']}\t{run['status']}\t{run['summary']}")
+    if not digest["done"]:
+        return TIMED_OUT
+    codes = [exit_code_of(run["status"]) for run in digest["runs"]]
+    return NEEDS_INPUT if NEEDS_INPUT in codes else max(codes)
+
+
+async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None, as_json: bool) -> int:
+    """Writes a whole field of an event to stdout or a file, binary as it is."""
+    if as_json:
+        page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=None)
+        print_json(page)
+        return DONE
+    if output is None and sys.stdout.isatty():
+        page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=1)
+        if page["encoding"] == "base64":
+            say("this is binary; give a file with --output, or redirect it")
+            return 2
+    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if output else os.dup(1)
+    with os.fdopen(target, "wb") as file:
+        offset: int | None = 0
+        while offset is not None:
+            page = await reach.queries.get_event_artifact(
+                run_dir, seq=seq, field_path=field, offset=offset, limit=PAGE_BYTES
+            )
+            content = page["content"]
+            file.write(base64.b64decode(content) if page["encoding"] == "base64" else content.encode())
+            offset = page.get("next_offset")
+            if output and sys.stderr.isatty():
+                done = page["offset"] + page["returned_bytes"]
+                sys.stderr.write(f"\r{done:,} of {page['total_bytes']:,} bytes")
+    if output and sys.stderr.isatty():
+        sys.stderr.write("\n")
+    return DONE

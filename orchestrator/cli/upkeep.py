@@ -1,0 +1,179 @@
+"""Commands that look after things: gc and config."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from orchestrator import config
+from orchestrator.cli.output import DONE, console, print_json, say
+from orchestrator.cli.reach import Reach
+from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError
+from orchestrator.model import JsonObject
+from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
+from orchestrator.store.owner import locked
+from orchestrator.store.reader import RunReader
+
+_AGE = re.compile(r"(\d+)\s*(min|h|d|w)")
+_SIZE = re.compile(r"(\d+)\s*(kb|mb|gb)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    run_dir: RunDir
+    ended: datetime
+    size: int
+
+
+class Bounds(NamedTuple):
+    """What may stay: runs up to an age, so many, and so much of them. What is None does not bound."""
+
+    older_than: str | None
+    keep: int | None
+    max_size: str | None
+
+
+def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
+    """Finds old runs of this directory's store, and removes them only if told to."""
+    if bounds == Bounds(None, None, None):
+        bounds = Bounds("30d", None, None)
+    over = _chosen(_finished(Workspace(reach.cwd)), bounds)
+    freed = 0
+    for old in over:
+        if delete and not _remove(reach.home, old.run_dir):
+            continue
+        freed += old.size
+        row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
+        if as_json:
+            print_json(row)
+        else:
+            print(f"{old.run_dir.run_id}\t{old.size:,} B\t{old.ended:%Y-%m-%d}")
+    if not as_json:
+        what = "removed" if delete else "would be removed (--delete removes them)"
+        say(f"{len(over)} runs, {freed:,} bytes {what}")
+    return DONE
+
+
+def _chosen(runs: list[_Old], bounds: Bounds) -> list[_Old]:
+    """Of runs that are over, newest first: those beyond any of the bounds."""
+    older_than, keep, max_size = bounds
+    chosen: set[RunDir] = set()
+    if older_than is not None:
+        border = datetime.now(UTC) - _age(older_than)
+        chosen.update(run.run_dir for run in runs if run.ended < border)
+    if keep is not None:
+        chosen.update(run.run_dir for run in runs[keep:])
+    if max_size is not None:
+        total, most = 0, _size(max_size)
+        for run in runs:
+            total += run.size
+            if total > most:
+                chosen.add(run.run_dir)
+    return [run for run in runs if run.run_dir in chosen]
+
+
+def _finished(workspace: Workspace) -> list[_Old]:
+    workspace.check_version()
+    found: list[_Old] = []
+    try:
+        names = sorted((n for n in os.listdir(workspace.root / "runs") if RUN_ID.fullmatch(n)), reverse=True)  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+    for name in names:
+        run_dir = workspace.run(name)
+        if run_dir.path.is_symlink():
+            continue
+        with contextlib.suppress(OrchestratorError):
+            run = RunReader(run_dir).state().run
+            if run.completed_at is not None:
+                size = sum(path.lstat().st_size for path in run_dir.path.rglob("*") if path.is_file())
+                found.append(_Old(run_dir, datetime.fromisoformat(run.completed_at), size))
+    return found
+
+
+def _remove(home: Home, run_dir: RunDir) -> bool:
+    """Removes a run that nobody owns. False if somebody does."""
+    try:
+        with locked(run_dir) as lock:
+            shutil.rmtree(run_dir.path)
+            os.close(lock)
+    except Conflict:
+        say(f"{run_dir.run_id} is in use and stays")
+        return False
+    for folder in (home.runs, home.live):
+        (folder / run_dir.run_id).unlink(missing_ok=True)
+    return True
+
+
+def _age(text: str) -> timedelta:
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(f"--older-than is {text!r}; it takes a number and min, h, d or w, as 30d")
+    unit = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(f"--max-size is {text!r}; it takes a number and KB, MB or GB, as 500MB")
+    return int(match[1]) * {"kb": 1024, "mb": 1024**2, "gb": 1024**3}[match[2].lower()]
+
+
+def settings(reach: Reach, *, as_json: bool) -> int:
+    """Prints the settings in force here, and where each comes from."""
+    effective = config.load(reach.home.path, reach.cwd, os.environ)
+    rows = {
+        name: {"value": getattr(effective.settings, name), "source": origin.source}
+        for name, origin in effective.origins.items()
+    }
+    if as_json:
+        print_json({"settings": rows, "notices": effective.notices})
+        return DONE
+    if not sys.stdout.isatty():
+        for name, row in rows.items():
+            print(f"{name}\t{row['value']}\t{row['source']}")
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("setting", "value", "from"):
+            table.add_column(column, overflow="fold")
+        for name, row in rows.items():
+            table.add_row(Text(name, style="bold"), Text(str(row["value"])), Text(str(row["source"]), style="dim"))
+        console().print(table)
+    for notice in effective.notices:
+        say(notice)
+    return DONE
+
+
+def orphans(home: Home) -> list[tuple[int, str]]:
+    """Processes with the marker of a run that is over or unknown: pid and run id."""
+    import psutil
+
+    from orchestrator.process import MARKER
+
+    found: list[tuple[int, str]] = []
+    for process in psutil.process_iter():
+        try:
+            run_id = process.environ().get(MARKER)
+        except (psutil.Error, OSError):
+            continue
+        if run_id and RUN_ID.fullmatch(run_id) and not _is_live(home, run_id):
+            found.append((process.pid, run_id))
+    return found
+
+
+def _is_live(home: Home, run_id: str) -> bool:
+    try:
+        run_dir = home.find(run_id)
+        return run_dir is not None and not RunReader(run_dir).state().run.terminal
+    except (OrchestratorError, NotFound):
+        return False
