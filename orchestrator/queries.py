@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.clip import clip, json_chars
-from orchestrator.errors import ArtifactNotFound, InvalidArgument, RunNotFound, StoreError, StoreVersion
+from orchestrator.errors import ArtifactNotFound, InvalidArgument
 from orchestrator.events import Event
+from orchestrator.listing import Where, page_of, row_of
 from orchestrator.model import InputRequest, JsonObject, Run, Status, compact
 from orchestrator.store import artifacts
 from orchestrator.store.index import RunIndex
@@ -81,7 +82,7 @@ class Queries:
     async def get_run(self, run_dir: RunDir) -> JsonObject:
         """All about one run, bounded: long texts are cut and named, the whole is in its event."""
         run = await self._engine.state(run_dir)
-        document = _row(run) | compact(
+        document = row_of(run) | compact(
             {
                 "session_id": run.session_id,
                 "completed_at": run.completed_at,
@@ -116,16 +117,16 @@ class Queries:
             filters: any of status, backend, role and session_id, all of which must match.
             cursor: the `next_cursor` of the page before.
         """
-        if (status := filters.get("status")) and status not in set(Status):
-            raise InvalidArgument(f"no status {status!r}; known: {', '.join(Status)}")
-        rows, more, unreadable = await asyncio.to_thread(self._page, cwd, filters, limit, cursor)
+        status = filters.get("status")
+        where = Where(cwd, filters, cursor)
+        rows, more, unreadable = await asyncio.to_thread(page_of, self._index, where, limit, self._engine.log_of)
         runs: list[JsonObject] = []
         size, last = 0, None
         for run_dir, run in rows:
             if not run.terminal:  # its owner may be gone, and then it is over
                 run = await self._engine.state(run_dir)
             if status is None or run.status == status:
-                row = _row(run)
+                row = row_of(run)
                 size += json_chars(row) + 1
                 if size > RESULT_CHARS and runs:
                     more = True
@@ -133,29 +134,6 @@ class Queries:
                 runs.append(row)
             last = run_dir.run_id
         return compact({"runs": runs, "next_cursor": last if more else None, "unreadable": unreadable or None})
-
-    def _page(
-        self, cwd: Path | None, filters: dict[str, str], limit: int, cursor: str | None
-    ) -> tuple[list[tuple[RunDir, Run]], bool, list[JsonObject]]:
-        rows: list[tuple[RunDir, Run]] = []
-        unreadable: list[JsonObject] = []
-        for run_dir in self._index.below(cwd, cursor):
-            if len(rows) == limit:
-                return rows, True, unreadable
-            try:
-                log = self._engine.log_of(run_dir.run_id)
-                run = log.run if log else RunReader(run_dir).state().run
-            except RunNotFound:  # it is just being made, or was never made whole
-                continue
-            except (StoreError, StoreVersion) as error:
-                if len(unreadable) < 5:
-                    unreadable.append({"run_id": run_dir.run_id, "error": error.sentence[:300]})
-                continue
-            except OSError:
-                continue
-            if _matches(run, filters):
-                rows.append((run_dir, run))
-        return rows, False, unreadable
 
     async def poll_events(
         self,
@@ -285,21 +263,6 @@ def _bounded(request: InputRequest) -> JsonObject:
     return {**value, "clipped": cut} if cut else value
 
 
-def _row(run: Run) -> JsonObject:
-    return {
-        "run_id": run.run_id,
-        "status": run.status,
-        "backend": run.backend,
-        "role": run.role,
-        "agent_name": run.agent_name,
-        "summary": run.summary,
-        "started_at": run.started_at,
-        "updated_at": run.updated_at,
-        "cwd": str(run.cwd),
-        **({"parent_run_id": run.parent_run_id} if run.parent_run_id else {}),
-    }
-
-
 def _digest(run: Run) -> JsonObject:
     return compact(
         {
@@ -315,12 +278,6 @@ def _digest(run: Run) -> JsonObject:
 def _short_digest(run: Run) -> JsonObject:
     pending = [{"request_id": request.request_id, "kind": request.kind} for request in run.pending[:2]]
     return {**_digest(run.evolve(pending=())), "summary": run.summary[:40]} | ({"pending": pending} if pending else {})
-
-
-def _matches(run: Run, filters: dict[str, str]) -> bool:
-    """Whether a run belongs on a page; the status of one that is not over is for its owner to tell."""
-    wanted = filters if run.terminal else {name: value for name, value in filters.items() if name != "status"}
-    return all(str(getattr(run, name)) == value for name, value in wanted.items())
 
 
 def _result(run_dir: RunDir, run: Run) -> JsonObject | None:

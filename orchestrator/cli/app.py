@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli.output import command
+from orchestrator.cli.output import command, end
 
 if TYPE_CHECKING:
     from orchestrator.cli.reach import Reach
@@ -101,8 +102,7 @@ async def run(
 
 
 @app.command(epilog="orchestrator ls --status input_required --all")
-@command
-async def ls(
+def ls(
     status: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b")] = None,
     role: Annotated[str | None, typer.Option()] = None,
@@ -113,15 +113,15 @@ async def ls(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
     cwd: Cwd = None,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Lists runs at or below this directory, newest first."""
-    from orchestrator.cli import reading
+    from orchestrator.cli import listing
 
+    where = (cwd or Path.cwd()).resolve()
     given = {"status": status, "backend": backend, "role": role, "session_id": session}
     filters = {key: value for key, value in given.items() if value is not None}
-    if watch:
-        return await reading.watch(reach_of(cwd), filters, limit=limit, everywhere=everywhere)
-    return await reading.ls(reach_of(cwd), filters, limit=limit, everywhere=everywhere, as_json=as_json, tree=tree)
+    show = partial(listing.watch if watch else partial(listing.ls, as_json=as_json, tree=tree), where, filters)
+    end(partial(show, limit=limit, everywhere=everywhere), as_json=as_json)
 
 
 @app.command()

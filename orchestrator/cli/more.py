@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.app import Cwd, Json, app, reach_of
-from orchestrator.cli.output import refuse, say
-from orchestrator.errors import HostUnavailable, OrchestratorError
-from orchestrator.host.place import HostError
+from orchestrator.cli.output import end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
 app.add_typer(host, name="host")
-
-
-def _ended(body: Callable[[], int], *, as_json: bool = False) -> None:
-    """Ends a command with the exit code of its body."""
-    try:
-        code = body()
-    except OrchestratorError as error:
-        code = refuse(error, as_json=as_json)
-    except HostError as error:
-        code = refuse(HostUnavailable(str(error)), as_json=as_json)
-    raise typer.Exit(code)
 
 
 @app.command(epilog="orchestrator gc --older-than 14d --delete")
@@ -44,7 +30,7 @@ def gc(
         bounds = upkeep.Bounds(older_than, keep, max_size)
         return upkeep.gc(reach_of(cwd), bounds, delete=delete, as_json=as_json)
 
-    _ended(body, as_json=as_json)
+    end(body, as_json=as_json)
 
 
 @app.command()
@@ -56,7 +42,7 @@ def doctor(
     """Looks at what is installed and whether it works, and says how to mend it."""
     from orchestrator.cli import doctor as looks
 
-    _ended(lambda: looks.doctor(reach_of(cwd), strict=strict, as_json=as_json), as_json=as_json)
+    end(lambda: looks.doctor(reach_of(cwd), strict=strict, as_json=as_json), as_json=as_json)
 
 
 @app.command()
@@ -64,7 +50,7 @@ def config(cwd: Cwd = None, as_json: Json = False) -> None:
     """Prints the settings in force here, and where each comes from."""
     from orchestrator.cli import upkeep
 
-    _ended(lambda: upkeep.settings(reach_of(cwd), as_json=as_json), as_json=as_json)
+    end(lambda: upkeep.settings(reach_of(cwd), as_json=as_json), as_json=as_json)
 
 
 @app.command(epilog="orchestrator clients codex --install")
@@ -78,7 +64,7 @@ def clients(
     from orchestrator.cli import clients as known
 
     where = (cwd or Path.cwd()).resolve()
-    _ended(lambda: known.clients(name, cwd=where, install=install, yes=yes))
+    end(lambda: known.clients(name, cwd=where, install=install, yes=yes))
 
 
 @app.command()
@@ -98,7 +84,7 @@ def host_start() -> None:
     """Starts it if it is not running."""
     from orchestrator.host import commands
 
-    _ended(commands.start)
+    end(commands.start)
 
 
 @host.command("status")
@@ -106,7 +92,7 @@ def host_status(as_json: Json = False) -> None:
     """Says whether it runs, and what it does. Exit code 6: it does not run."""
     from orchestrator.host import commands
 
-    _ended(lambda: commands.status(as_json=as_json), as_json=as_json)
+    end(lambda: commands.status(as_json=as_json), as_json=as_json)
 
 
 @host.command("stop")
@@ -117,7 +103,7 @@ def host_stop(
     """Ends it when its live runs are over."""
     from orchestrator.host import commands
 
-    _ended(lambda: commands.stop(cancel=cancel, wait=not no_wait))
+    end(lambda: commands.stop(cancel=cancel, wait=not no_wait))
 
 
 @host.command("logs")
@@ -128,7 +114,7 @@ def host_logs(
     """Prints the end of its log."""
     from orchestrator.host import commands
 
-    _ended(lambda: commands.logs(follow=follow, lines=lines))
+    end(lambda: commands.logs(follow=follow, lines=lines))
 
 
 @host.command("serve", hidden=True)
@@ -137,4 +123,4 @@ def host_serve() -> None:
     from orchestrator.host.serve import serve
 
     say("this is the host; end it with Ctrl-C")
-    _ended(lambda: serve(key=None, lock=None, status=None, detach=False))
+    end(lambda: serve(key=None, lock=None, status=None, detach=False))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-import orjson
 import typer
-
-from orchestrator.errors import OrchestratorError
-from orchestrator.model import TERMINAL, WAITING, JsonObject, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from orchestrator.errors import OrchestratorError
+    from orchestrator.model import JsonObject
 
 P = ParamSpec("P")
 
@@ -28,6 +26,10 @@ def command(body: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
 
     @wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        import asyncio  # not for the help
+
+        from orchestrator.errors import OrchestratorError
+
         try:
             code = asyncio.run(body(*args, **kwargs))
         except OrchestratorError as error:
@@ -42,6 +44,22 @@ def command(body: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
     return run
 
 
+def end(body: Callable[[], int], *, as_json: bool = False) -> None:
+    """Ends a command that needs no event loop with the exit code of its body."""
+    from orchestrator.errors import HostUnavailable, OrchestratorError
+    from orchestrator.host.place import HostError
+
+    try:
+        code = body()
+    except OrchestratorError as error:
+        code = refuse(error, as_json=as_json)
+    except HostError as error:
+        code = refuse(HostUnavailable(str(error)), as_json=as_json)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    raise typer.Exit(code)
+
+
 def refuse(error: OrchestratorError, *, as_json: bool) -> int:
     """Tells why a command was refused. Returns its exit code."""
     if as_json:
@@ -53,6 +71,8 @@ def refuse(error: OrchestratorError, *, as_json: bool) -> int:
 
 def print_json(document: JsonObject) -> None:
     """One document on one line."""
+    import orjson
+
     sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
     sys.stdout.buffer.flush()
 
@@ -78,6 +98,8 @@ def is_interactive() -> bool:
 
 def exit_code_of(status: str) -> int:
     """The exit code that goes with a run's status."""
+    from orchestrator.model import TERMINAL, WAITING, Status
+
     if status == Status.COMPLETED:
         return DONE
     if Status(status) in WAITING:

@@ -11,10 +11,9 @@ from orchestrator.errors import HostUnavailable
 from orchestrator.host.launch import START_S, connect
 from orchestrator.host.place import API, HostError, Place, hello
 from orchestrator.model import JsonObject, Run
-from orchestrator.process import ProcessId
 from orchestrator.queries import Queries
 from orchestrator.store.layout import RUN_ID, Home, RunDir
-from orchestrator.store.owner import read_owner
+from orchestrator.store.owner import is_owned
 from orchestrator.store.reader import RunReader
 
 if TYPE_CHECKING:
@@ -40,18 +39,10 @@ class Files:
         """The run now."""
         reader = RunReader(run_dir)
         run = (await asyncio.to_thread(reader.state)).run
-        if run.terminal or self._recovering or await asyncio.to_thread(_is_owned, run_dir):
+        if run.terminal or self._recovering or await asyncio.to_thread(is_owned, run_dir):
             return run
         await command("get_run", {"run_id": run.run_id}, Path.cwd())  # the host recovers what it is asked for
         return (await asyncio.to_thread(reader.state)).run
-
-
-def _is_owned(run_dir: RunDir) -> bool:
-    owner = read_owner(run_dir)
-    try:
-        return ProcessId.from_json(owner).alive is True
-    except TypeError:
-        return False
 
 
 class Reach:

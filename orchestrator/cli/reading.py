@@ -1,4 +1,4 @@
-"""Commands that only read: ls, show, events, wait, artifact."""
+"""Commands that read one run, or wait for some: show, events, wait, artifact."""
 
 from __future__ import annotations
 
@@ -25,90 +25,6 @@ from orchestrator.store.layout import RunDir
 
 PAGE_BYTES = 262_144
 WAIT_S = 50.0
-NARROW = 60
-
-
-async def ls(reach: Reach, filters: dict[str, str], *, limit: int, everywhere: bool, as_json: bool, tree: bool) -> int:
-    """Lists runs, newest first."""
-    document = await listing(reach, filters, limit=limit, everywhere=everywhere)
-    if as_json:
-        print_json(document)
-    else:
-        show_rows(document, tree=tree)
-    return DONE
-
-
-async def listing(reach: Reach, filters: dict[str, str], *, limit: int, everywhere: bool) -> JsonObject:
-    """As many runs as are asked for, page by page."""
-    rows: list[JsonObject] = []
-    cursor, page = None, JsonObject()
-    while len(rows) < limit:
-        cwd = None if everywhere else reach.cwd
-        size = min(limit - len(rows), 100)
-        page = await reach.queries.list_runs(cwd=cwd, filters=filters, limit=size, cursor=cursor)
-        rows += page["runs"]
-        if (cursor := page.get("next_cursor")) is None:
-            break
-    return {**page, "runs": rows}
-
-
-def show_rows(document: JsonObject, *, tree: bool = False) -> None:
-    """The rows as a table that fits the terminal, or as lines with tabs in a pipe."""
-    rows: list[JsonObject] = document["runs"]
-    if not sys.stdout.isatty():
-        for row in rows:
-            keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
-            print("\t".join(str(row[key]).replace("\t", " ") for key in keys))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    from orchestrator.cli.lines import STYLES
-
-    out = console()
-    if not rows:
-        out.print("no runs here yet; `orchestrator run` starts one, and `ls --all` shows those of other directories")
-        return
-    wide = out.width >= NARROW + 20
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-    for name in ("agent", "status", *(("backend", "age", "run") if wide else ()), "summary"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=4 if name == "summary" else None)
-    for row, depth in _in_order(rows, tree=tree):
-        name = Text("  " * depth + ("└ " if depth else "") + row["agent_name"], style="bold")
-        status = Text(row["status"], style=STYLES.get(row["status"], ""))
-        middle = (row["backend"], age(row["updated_at"]), Text(row["run_id"], style="dim")) if wide else ()
-        table.add_row(name, status, *middle, Text(row["summary"]))
-    out.print(table)
-    if document.get("next_cursor"):
-        out.print("… more with --limit", style="dim")
-
-
-def _in_order(rows: list[JsonObject], *, tree: bool) -> list[tuple[JsonObject, int]]:
-    """The rows with their depth: children below their parents if a tree is wanted."""
-    if not tree:
-        return [(row, 0) for row in rows]
-    known = {row["run_id"] for row in rows}
-    ordered: list[tuple[JsonObject, int]] = []
-
-    def add(parent: str | None, depth: int) -> None:
-        for row in rows:
-            above = row.get("parent_run_id")
-            if (above if above in known else None) == parent:
-                ordered.append((row, depth))
-                add(row["run_id"], depth + 1)
-
-    add(None, 0)
-    return ordered
-
-
-async def watch(reach: Reach, filters: dict[str, str], *, limit: int, everywhere: bool) -> int:
-    """Shows the list and keeps it up to date until it is interrupted."""
-    out = console()
-    while True:
-        document = await listing(reach, filters, limit=limit, everywhere=everywhere)
-        out.clear()
-        show_rows(document)
-        await asyncio.sleep(1.0)
 
 
 async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:

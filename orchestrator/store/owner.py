@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 from orchestrator.errors import Conflict, StoreError
 from orchestrator.model import JsonObject, as_object
-from orchestrator.process import boot_id
+from orchestrator.process import ProcessId, boot_id
 from orchestrator.store.layout import RunDir, read_json
 
 
@@ -39,6 +39,14 @@ def read_owner(run_dir: RunDir) -> JsonObject:
         return read_json(run_dir.file("owner.json")) or {}
     except StoreError:
         return {}
+
+
+def is_owned(run_dir: RunDir) -> bool:
+    """Whether the process that owns the run is there, as far as `owner.json` tells: the lock alone decides."""
+    try:
+        return ProcessId.from_json(read_owner(run_dir)).alive is True
+    except TypeError:
+        return False
 
 
 def epoch_of(owner: JsonObject) -> int:

@@ -1,0 +1,86 @@
+"""Rows of runs: what a list shows of each, read from the files. Blocks on the disk; loads no event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.errors import InvalidArgument, RunNotFound, StoreError, StoreVersion
+from orchestrator.model import JsonObject, Run, Status
+from orchestrator.store.index import RunIndex
+from orchestrator.store.layout import RunDir
+from orchestrator.store.reader import RunReader
+
+if TYPE_CHECKING:
+    from orchestrator.store.log import RunLog
+
+
+class Where(NamedTuple):
+    """Which runs: at or below a directory (None: all), matching all filters, older than the cursor."""
+
+    cwd: Path | None
+    filters: Mapping[str, str]
+    cursor: str | None = None
+
+
+class Page(NamedTuple):
+    """Some rows; whether more follow; and the first runs that could not be read."""
+
+    rows: list[tuple[RunDir, Run]]
+    more: bool
+    unreadable: list[JsonObject]
+
+
+def page_of(index: RunIndex, where: Where, limit: int, log_of: Callable[[str], RunLog | None]) -> Page:
+    """Up to `limit` runs, newest first.
+
+    Args:
+        log_of: gives the log of a run that lives in this process.
+
+    Raises:
+        InvalidArgument: there is no such status.
+    """
+    if (status := where.filters.get("status")) and status not in set(Status):
+        raise InvalidArgument(f"no status {status!r}; known: {', '.join(Status)}")
+    rows: list[tuple[RunDir, Run]] = []
+    unreadable: list[JsonObject] = []
+    for run_dir in index.below(where.cwd, where.cursor):
+        if len(rows) == limit:
+            return Page(rows, True, unreadable)
+        try:
+            log = log_of(run_dir.run_id)
+            run = log.run if log else RunReader(run_dir).state().run
+        except RunNotFound:  # it is just being made, or was never made whole
+            continue
+        except (StoreError, StoreVersion) as error:
+            if len(unreadable) < 5:
+                unreadable.append({"run_id": run_dir.run_id, "error": error.sentence[:300]})
+            continue
+        except OSError:
+            continue
+        if _matches(run, where.filters):
+            rows.append((run_dir, run))
+    return Page(rows, False, unreadable)
+
+
+def row_of(run: Run) -> JsonObject:
+    """What a list shows of a run."""
+    return {
+        "run_id": run.run_id,
+        "status": run.status,
+        "backend": run.backend,
+        "role": run.role,
+        "agent_name": run.agent_name,
+        "summary": run.summary,
+        "started_at": run.started_at,
+        "updated_at": run.updated_at,
+        "cwd": str(run.cwd),
+        **({"parent_run_id": run.parent_run_id} if run.parent_run_id else {}),
+    }
+
+
+def _matches(run: Run, filters: Mapping[str, str]) -> bool:
+    """Whether a run belongs on a page; the status of one that is not over is for its owner to tell."""
+    wanted = filters if run.terminal else {name: value for name, value in filters.items() if name != "status"}
+    return all(str(getattr(run, name)) == value for name, value in wanted.items())
