@@ -63,6 +63,7 @@ def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
     from orchestrator.doors.tools import Tools
     from orchestrator.engine.engine import Caller, Engine
     from orchestrator.host.client import call
+    from orchestrator.logs import Plain
     from orchestrator.process import MARKER
     from orchestrator.store.layout import Home
 
@@ -77,8 +78,9 @@ def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
                 await engine.recovery.recover()
                 await serve_stdio(Tools(engine, caller, forward=call), engine.lives.close)
 
-    level = logging.DEBUG if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Plain())
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler])
     asyncio.run(run())
 
 

@@ -32,6 +32,7 @@ from orchestrator.events import (
     message_added,
     waiting_status,
 )
+from orchestrator.logs import RUN_ID
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec, Status
 from orchestrator.store import sessions
 from orchestrator.store.log import RunLog, uninterrupted
@@ -257,6 +258,7 @@ class Life:
 
     async def live(self) -> None:
         """Runs the backend and ends the run. Raises nothing but cancellation."""
+        RUN_ID.set(self.spec.run_id)
         try:
             outcome = await self._outcome()
             self._requests.abandon()

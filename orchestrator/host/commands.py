@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from orchestrator.host.launch import connect, find, greet
 from orchestrator.host.place import API, HostError, Place
@@ -61,24 +62,49 @@ def stop(*, cancel: bool, wait: bool) -> int:
 
 
 def logs(*, follow: bool, lines: int) -> int:
-    """Prints the end of the host's log, and with `follow` what is added to it."""
+    """Prints the end of the host's log, and with `follow` what is added to it: as it is, or readable on a terminal."""
     place = Place.own()
     try:
-        file = open(place.log, encoding="utf-8", errors="replace")  # noqa: SIM115  closed below
+        file = _open(place)
     except OSError:
         print(f"there is no log at {place.log} yet", file=sys.stderr)
         return 4
-    with file:
-        print("".join(file.readlines()[-lines:]), end="", flush=True)
-        try:
-            while follow:
-                if text := file.read():
-                    print(text, end="", flush=True)
-                else:
-                    time.sleep(_PAUSE_S)
-        except KeyboardInterrupt:
-            return 130
+    for line in file.readlines()[-lines:] if lines else ():
+        _print_line(line)
+    try:
+        while follow:
+            where = file.tell()
+            line = file.readline()
+            if line.endswith("\n"):
+                _print_line(line)
+                continue
+            file.seek(where)  # nothing, or half a line
+            time.sleep(_PAUSE_S)
+            with contextlib.suppress(FileNotFoundError):  # in the moment of its rotation
+                if not line and os.stat(place.log).st_ino != os.fstat(file.fileno()).st_ino:
+                    file.close()
+                    file = _open(place)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        file.close()
     return 0
+
+
+def _open(place: Place) -> TextIO:
+    return open(place.log, encoding="utf-8", errors="replace")
+
+
+def _print_line(line: str) -> None:
+    if sys.stdout.isatty():
+        try:
+            said = json.loads(line)
+            run = f" [{said['run_id']}]" if "run_id" in said else ""
+            error = f"\n{said['error']}" if "error" in said else ""
+            line = f"{said['ts'][11:19]} {said['level']:7} {said['message']}{run}{error}\n"
+        except (ValueError, KeyError, TypeError):
+            pass  # what Python itself wrote before there was a log
+    print(line, end="", flush=True)
 
 
 def _ask(question: dict[str, Any]) -> dict[str, Any] | None:

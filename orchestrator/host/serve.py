@@ -27,6 +27,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.host import watch
 from orchestrator.host.launch import find, greet
 from orchestrator.host.place import API, HostError, Place, within_reach
+from orchestrator.logs import JsonLines
 from orchestrator.process import ProcessId
 
 logger = logging.getLogger(__name__)
@@ -101,8 +102,8 @@ class _PrivateLog(RotatingFileHandler):
 def _log_to(place: Place) -> None:
     """From now on there is a log, and nothing else that this process could write on."""
     handler = _PrivateLog(place.log, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, handlers=[handler], format=form)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every request
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
