@@ -194,6 +194,23 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("recovery/reap", "docs/design/recovery.md", "What a dead owner left of an agent is ended, and nobody "
         "else.", (
         "unit/recovery::what_a_dead_owner_*", "unit/recovery::a_process_that_only_*")),
+    # ---- reliability
+    Behaviour("kill/nothing-lost", "docs/reliability.notes.md", "Whoever is killed, whenever: nothing that was "
+        "acknowledged is lost, nothing is told twice, and every run comes to rest.", (
+        "system/kill::nothing_*",)),
+    Behaviour("kill/steps", "docs/reliability.notes.md", "A process may die at each step of its work, and during "
+        "recovery.", ("system/kill_steps::*",)),
+    Behaviour("kill/oracle", "docs/reliability.notes.md", "The oracle finds each kind of loss that there is.", (
+        "system/kill_oracle::*",)),
+    Behaviour("kill/stopped-host", "docs/design/recovery.md", "Nobody is declared dead for being slow.", (
+        "system/kill_faults::a_stopped_*",)),
+    Behaviour("kill/strangers", "docs/design/recovery.md", "A run is recovered whoever its files name, and only its "
+        "own agent is ended.", ("system/kill_faults::a_run_is_recovered_*", "system/kill_faults::an_agent_that_*")),
+    Behaviour("kill/two-servers", "docs/design/host.md", "A host and an in-process server share a directory.", (
+        "system/kill_faults::a_host_and_*",)),
+    Behaviour("kill/full-disk", _STORE, "A run that fills its disk ends, and the host's runs elsewhere go on.", (
+        "system/kill_faults::a_run_that_fills_*",)),
+    Behaviour("host/log", _README, "The log is JSON lines with the run's id on each.", ("unit/logs::*",)),
     # ---- the house
     Behaviour("house/direction", "CONTRIBUTING.md", "Rooms import in one direction; names are plain.", (
         "unit/house::*",)),
