@@ -194,7 +194,8 @@ class Watcher:
             out.print(Text.assemble(("  ~ ", "bold green"), (str(change.get("path")), "green")))
             for line in diff_lines(change.get("diff") or ""):
                 out.print(line)
-        for number, option in enumerate(request.get("options") or (), 1):
+        options = () if request["kind"] == "approval" else request.get("options") or ()
+        for number, option in enumerate(options, 1):
             out.print(Text(f"  {number}  {option.get('label') or option['id']}"))
 
     async def _way_out(self) -> int | None:

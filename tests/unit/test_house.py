@@ -13,23 +13,25 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 STORE, ENGINE, DOORS = "orchestrator.store", "orchestrator.engine", "orchestrator.doors"
-QUERIES, HOST = "orchestrator.queries", "orchestrator.host"
+QUERIES, HOST, CLI = "orchestrator.queries", "orchestrator.host", "orchestrator.cli"
 AGENTS = ("backends", "test_agents")
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     # who                      may not import
     "orchestrator/model.py": ("orchestrator", *AGENTS),
     "orchestrator/home.py": ("orchestrator", *AGENTS),
-    "orchestrator/errors.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
-    "orchestrator/events.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
-    "orchestrator/backend.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
-    "orchestrator/process.py": (STORE, ENGINE, DOORS, QUERIES, HOST, *AGENTS),
-    "orchestrator/store/": (ENGINE, DOORS, QUERIES, HOST, *AGENTS),
-    "orchestrator/engine/": (DOORS, QUERIES, HOST, *AGENTS),
-    "orchestrator/queries.py": (DOORS, HOST, *AGENTS),
-    "orchestrator/doors/": (HOST, *AGENTS),
-    "orchestrator/host/": ("test_agents",),
-    "backends/": (STORE, ENGINE, DOORS, QUERIES, HOST, "test_agents"),
-    "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST),
+    "orchestrator/errors.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/events.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/backend.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/process.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/store/": (ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/engine/": (DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/queries.py": (DOORS, HOST, CLI, *AGENTS),
+    "orchestrator/doors/": (HOST, CLI, *AGENTS),
+    "orchestrator/listing.py": (ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/host/": (CLI, "test_agents"),
+    "orchestrator/cli/": AGENTS,
+    "backends/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, "test_agents"),
+    "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI),
 }
 
 SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge", "host.commands")
@@ -38,7 +40,10 @@ SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge", "host
 PURE = ("orchestrator/model.py", "orchestrator/events.py", "orchestrator/clip.py")
 """Files that do no I/O."""
 
-HEAVY = ("a2a", "mcp", "claude_agent_sdk", "httpx", "uvicorn", "starlette", "google.protobuf", "jsonschema")
+HEAVY = (
+    *("a2a", "mcp", "claude_agent_sdk", "httpx", "uvicorn", "starlette", "google.protobuf", "jsonschema"),
+    *("typer", "rich"),
+)
 """Imported at first use, in a thread: not by what every command loads."""
 
 
