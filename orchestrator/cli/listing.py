@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import DONE, age, console, print_json
 from orchestrator.listing import Where, page_of, row_of
@@ -13,7 +14,12 @@ from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import Home, RunDir
 from orchestrator.store.owner import is_owned
 
-NARROW = 60
+if TYPE_CHECKING:
+    from rich.text import Text
+
+COLUMNS = {"agent": 0, "status": 0, "backend": 100, "age": 60, "run": 80, "summary": 0}
+"""Each column, and the width from which on a terminal has room for it."""
+MOST = {"agent": 24, "status": 14, "backend": 12, "age": 9, "run": 26}
 
 
 def ls(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool, as_json: bool, tree: bool) -> int:
@@ -62,26 +68,39 @@ def show_rows(document: JsonObject, *, tree: bool = False) -> None:
             print("\t".join(str(row[key]).replace("\t", " ") for key in keys))
         return
     from rich.table import Table
-    from rich.text import Text
-
-    from orchestrator.cli.lines import STYLES
 
     out = console()
     if not rows:
         out.print("no runs here yet; `orchestrator run` starts one, and `ls --all` shows those of other directories")
         return
-    wide = out.width >= NARROW + 20
+    names = [name for name, from_width in COLUMNS.items() if out.width >= from_width]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-    for name in ("agent", "status", *(("backend", "age", "run") if wide else ()), "summary"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=4 if name == "summary" else None)
-    for row, depth in _in_order(rows, tree=tree):
-        name = Text("  " * depth + ("└ " if depth else "") + row["agent_name"], style="bold")
-        status = Text(row["status"], style=STYLES.get(row["status"], ""))
-        middle = (row["backend"], age(row["updated_at"]), Text(row["run_id"], style="dim")) if wide else ()
-        table.add_row(name, status, *middle, Text(row["summary"]))
+    cells = [_cells(row, depth) for row, depth in _in_order(rows, tree=tree)]
+    for name in names:
+        widest = max(row[name].cell_len for row in cells)
+        width = None if name == "summary" else min(widest, MOST[name])
+        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width)
+    for row in cells:
+        table.add_row(*(row[name] for name in names))
     out.print(table)
     if document.get("next_cursor"):
         out.print("… more with --limit", style="dim")
+
+
+def _cells(row: JsonObject, depth: int) -> dict[str, Text]:
+    """A row of the table, by column."""
+    from rich.text import Text
+
+    from orchestrator.cli.lines import STYLES
+
+    return {
+        "agent": Text("  " * depth + ("└ " if depth else "") + row["agent_name"], style="bold"),
+        "status": Text(row["status"], style=STYLES.get(row["status"], "")),
+        "backend": Text(row["backend"]),
+        "age": Text(age(row["updated_at"])),
+        "run": Text(row["run_id"], style="dim"),
+        "summary": Text(row["summary"]),
+    }
 
 
 def _in_order(rows: list[JsonObject], *, tree: bool) -> list[tuple[JsonObject, int]]:
