@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve_mcp(*, scripted: bool, in_process: bool = False, verbose: bool = False) -> int:
     """`orchestrator mcp`: a bridge to the host, or a server with the runs in this process."""
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         sys.stderr.write("serving MCP on stdin and stdout; this is for MCP clients to start (end it with Ctrl-C)\n")
     if not in_process:
         from orchestrator.host import bridge

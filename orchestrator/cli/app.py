@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli.output import command, end
+from orchestrator.cli.output import INTERRUPTED, command, end, open_streams
 
 if TYPE_CHECKING:
     from orchestrator.cli.reach import Reach
 
+WIDTH = shutil.get_terminal_size().columns
 app = typer.Typer(
     name="orchestrator",
+    context_settings={"terminal_width": max(min(WIDTH, 80) - 2, 20)},  # click would not go below 50
     help="Runs other coding agents for you or for your main agent: spawn, follow, answer, steer, cancel.",
     epilog="First run: orchestrator run --backend scripted 'say hello'     For an MCP client: orchestrator mcp",
     no_args_is_help=True,
@@ -29,10 +32,13 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a command. Returns its exit code."""
+    open_streams()
     import_module("orchestrator.cli.more")  # its commands are the app's
     try:
         app(args=list(arguments), prog_name="orchestrator")
     except SystemExit as end:
+        if isinstance(end.__context__, typer.Abort):  # Ctrl-C before the command itself was there
+            return INTERRUPTED
         return end.code if isinstance(end.code, int) else 1
     return 0
 
@@ -124,7 +130,7 @@ def ls(
     end(partial(show, limit=limit, everywhere=everywhere), as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="orchestrator show RUN     orchestrator show RUN --json")
 @command
 async def show(run: Run, cwd: Cwd = None, as_json: Json = False) -> int:
     """Shows one run: its state, what it waits for, its result or error."""
@@ -190,7 +196,7 @@ async def answer(
     )
 
 
-@app.command()
+@app.command(epilog="orchestrator say RUN 'leave the tests alone'")
 @command
 async def say(
     run: Run,
@@ -205,7 +211,7 @@ async def say(
     return await acting.speak(reach, reach.find(run), sys.stdin.read() if text == "-" else text, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="orchestrator cancel RUN RUN --reason 'no longer needed'")
 @command
 async def cancel(
     runs: Runs,

@@ -11,10 +11,11 @@ import tomllib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orchestrator.cli.output import DONE, FAILED, say
 from orchestrator.errors import InvalidArgument, nearest
+from orchestrator.model import as_object
 
 
 class Client(NamedTuple):
@@ -27,9 +28,16 @@ class Client(NamedTuple):
 
 def _json_entry(key: str, **more: str) -> Callable[[str, str], str]:
     def merge(text: str, command: str) -> str:
-        document: dict[str, Any] = json.loads(text) if text.strip() else {}
-        servers = document.setdefault(key, {})
-        servers["orchestrator"] = {**more, "command": command, "args": ["mcp"]}
+        document = as_object(json.loads(text) if text.strip() else {})
+        servers = None if document is None else as_object(document.setdefault(key, {}))
+        if servers is None:
+            raise ValueError(f"it is no JSON object with an object {key!r}")
+        servers["orchestrator"] = {
+            **(as_object(servers.get("orchestrator")) or {}),
+            **more,
+            "command": command,
+            "args": ["mcp"],
+        }
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     return merge
@@ -43,13 +51,16 @@ startup_timeout_sec = 30
 tool_timeout_sec = 120
 default_tools_approval_mode = "approve"
 """
-_TABLE = re.compile(r"^\[mcp_servers\.orchestrator\][^\n]*\n(?:(?!\[)[^\n]*(?:\n|\Z))*", re.MULTILINE)
+_TABLE = re.compile(
+    r"^\[mcp_servers\.orchestrator\][^\n]*(?:\n(?!\[)[^\n]*)*?(?=(?:\n[ \t]*(?:#[^\n]*)?)*(?:\n\[|\Z))", re.M
+)
+"""Our table to its last setting: comments behind that belong to the next one."""
 
 
 def _codex_entry(text: str, command: str) -> str:
     entry = _CODEX.format(command=json.dumps(command))
     if _TABLE.search(text):
-        merged = _TABLE.sub(lambda _: entry + "\n", text).rstrip() + "\n"
+        merged = _TABLE.sub(lambda _: entry.rstrip(), text).rstrip() + "\n"
     else:
         merged = f"{text.rstrip()}\n\n{entry}".lstrip()
     tomllib.loads(merged)  # what would not be TOML is not written
@@ -95,6 +106,7 @@ def _install(client: Client, command: str, *, yes: bool) -> int:
     try:
         old = client.file.read_text(encoding="utf-8") if client.file.exists() else ""
         new = client.merge(old, command)
+        new.encode()  # JSON can name characters that no file can hold
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{client.file} cannot be read, and is left as it is: {error}") from error
     if new == old:
@@ -105,16 +117,18 @@ def _install(client: Client, command: str, *, yes: bool) -> int:
     if not yes and not _agreed(client.file):
         say("nothing was written")
         return FAILED
-    client.file.parent.mkdir(parents=True, exist_ok=True)
-    if old:
-        backup = client.file.with_name(f"{client.file.name}.{datetime.now():%Y%m%d-%H%M%S}.bak")  # noqa: DTZ005  for a person
-        shutil.copy2(client.file, backup)
+    file = client.file.resolve()  # what a link leads to is replaced, not the link
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.orchestrator.tmp")
+    temporary.unlink(missing_ok=True)
+    if file.exists():
+        backup = file.with_name(f"{file.name}.{datetime.now():%Y%m%d-%H%M%S}.bak")  # noqa: DTZ005  for a person
+        shutil.copy2(file, backup)
         say(f"the old one is {backup}")
-    temporary = client.file.with_name(f"{client.file.name}.orchestrator.tmp")
+        temporary.touch(0o600)  # there may be secrets in it
+        shutil.copymode(file, temporary)
     temporary.write_text(new, encoding="utf-8")
-    if old:
-        shutil.copymode(client.file, temporary)
-    temporary.replace(client.file)
+    temporary.replace(file)
     say(f"{client.title} knows orchestrator now; start it anew")
     return DONE
 
@@ -123,4 +137,7 @@ def _agreed(path: Path) -> bool:
     if not sys.stdin.isatty():
         say("not a terminal: pass --yes to write it")
         return False
-    return input(f"write {path}? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"write {path}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

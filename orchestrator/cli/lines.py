@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
+from orchestrator.cli.output import harmless
 from orchestrator.model import JsonObject
 
 MARKS = {"pending": "☐", "in_progress": "◐", "completed": "☑"}
@@ -26,7 +27,7 @@ _FIRST_LINES = 12
 def lines_of(event: JsonObject) -> list[Text]:
     """What a person sees of an event; nothing of those that only move the state."""
     teller = _TELLERS.get(event["type"])
-    return teller(event["data"]) if teller else []
+    return teller(harmless(event["data"])) if teller else []
 
 
 def _message(data: JsonObject) -> list[Text]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.output import DONE, age, console, print_json
+from orchestrator.cli.output import DONE, age, console, one_line, print_json
 from orchestrator.listing import Where, page_of, row_of
 from orchestrator.model import JsonObject, compact
 from orchestrator.store.index import RunIndex
@@ -65,7 +65,7 @@ def show_rows(document: JsonObject, *, tree: bool = False) -> None:
     if not sys.stdout.isatty():
         for row in rows:
             keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
-            print("\t".join(str(row[key]).replace("\t", " ") for key in keys))
+            print("\t".join(one_line(str(row[key])) for key in keys))
         return
     from rich.table import Table
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +16,17 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from orchestrator.cli.lines import diff_lines, lines_of, todo_lines
-from orchestrator.cli.output import INTERRUPTED, console, duration, exit_code_of, is_interactive, print_json, say
+from orchestrator.cli.output import (
+    INTERRUPTED,
+    console,
+    duration,
+    exit_code_of,
+    harmless,
+    is_interactive,
+    one_line,
+    print_json,
+    say,
+)
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import AlreadyAnswered, OrchestratorError
 from orchestrator.model import TERMINAL, WAITING, JsonObject
@@ -78,7 +87,7 @@ class Watcher:
             print_json(run)
         elif result := run.get("result"):
             if (text := str(result.get("final_response", ""))) and text != self._last_said:
-                console().print(Text(text))
+                console().print(Text(harmless(text)))
             if usage := result.get("usage"):
                 say("  ".join(f"{name} {value}" for name, value in usage.items()))
         return exit_code_of(status)
@@ -135,7 +144,7 @@ class Watcher:
     def _bottom(self, out: Console) -> Group:
         """What stands below the transcript: the todo list, and one line on what goes on."""
         took = duration(time.monotonic() - self._started)
-        line = Text(f"{self._detail}  {took}  Ctrl-C to detach or cancel"[: out.width - 3], style="dim")
+        line = Text(f"{one_line(self._detail)}  {took}  Ctrl-C to detach or cancel"[: out.width - 3], style="dim")
         return Group(*todo_lines(self._todo), Spinner("dots", text=line))
 
     def _show(self, out: Console, events: list[JsonObject]) -> None:
@@ -147,7 +156,7 @@ class Watcher:
             data: JsonObject = event["data"]
             match event["type"]:
                 case "todo_updated" if out.is_terminal:
-                    self._todo = data["items"]
+                    self._todo = harmless(data["items"])
                     continue
                 case "agent_message":
                     self._last_said = str(data.get("text", ""))
@@ -166,8 +175,8 @@ class Watcher:
     async def _ask(self, request: JsonObject) -> None:
         """Shows a request and brings the person's answer to the run."""
         out = console()
-        self._show_request(out, request)
-        said = await _input(_prompt_of(request))
+        self._show_request(out, harmless(request))
+        said = await _input(_prompt_of(request), self._interrupted.set)
         if said is None:
             self._interrupted.set()
             return
@@ -203,7 +212,7 @@ class Watcher:
         self._interrupted.clear()
         run_id = self._run_dir.run_id
         if is_interactive() and not self._as_json:
-            said = await _input("[d]etach, [c]ancel or go on (Enter)? ")
+            said = await _input("[d]etach, [c]ancel or go on (Enter)? ", self._interrupted.set)
             if said == "":
                 return None
             if said is not None and said.lower().startswith("c"):
@@ -214,8 +223,8 @@ class Watcher:
         return INTERRUPTED
 
 
-async def _input(prompt: str) -> str | None:
-    """A line from the person; None at the end of input or after Ctrl-C."""
+async def _input(prompt: str, at_interrupt: Callable[[], object]) -> str | None:
+    """A line from the person; None at the end of input or after Ctrl-C, which behind it does `at_interrupt` again."""
     sys.stdout.write(prompt)
     sys.stdout.flush()
     loop = asyncio.get_running_loop()
@@ -225,17 +234,13 @@ async def _input(prompt: str) -> str | None:
         if not line.done():
             line.set_result(sys.stdin.readline())
 
-    previous = signal.getsignal(signal.SIGINT)
-    loop.remove_signal_handler(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, lambda: line.done() or line.set_result(""))
     loop.add_reader(0, read)
     try:
         said = await line
     finally:
         loop.remove_reader(0)
-        loop.remove_signal_handler(signal.SIGINT)
-        with contextlib.suppress(TypeError, ValueError):
-            signal.signal(signal.SIGINT, previous)
+        loop.add_signal_handler(signal.SIGINT, at_interrupt)
     return said.strip() if said else None
 
 

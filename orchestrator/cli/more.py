@@ -33,7 +33,7 @@ def gc(
     end(body, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="orchestrator doctor --strict")
 def doctor(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 also where something is only missing.")] = False,
     cwd: Cwd = None,
@@ -45,7 +45,7 @@ def doctor(
     end(lambda: looks.doctor(reach_of(cwd), strict=strict, as_json=as_json), as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="orchestrator config --json")
 def config(cwd: Cwd = None, as_json: Json = False) -> None:
     """Prints the settings in force here, and where each comes from."""
     from orchestrator.cli import upkeep

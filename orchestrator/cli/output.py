@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.model import JsonObject
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 DONE, FAILED, NEEDS_INPUT, TIMED_OUT, INTERRUPTED = 0, 1, 10, 124, 130
 
@@ -28,36 +29,51 @@ def command(body: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         import asyncio  # not for the help
 
-        from orchestrator.errors import OrchestratorError
-
-        try:
-            code = asyncio.run(body(*args, **kwargs))
-        except OrchestratorError as error:
-            code = refuse(error, as_json=bool(kwargs.get("as_json")))
-        except KeyboardInterrupt:
-            code = INTERRUPTED
-        except BrokenPipeError:  # `| head -1` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = DONE
-        raise typer.Exit(code)
+        end(lambda: asyncio.run(body(*args, **kwargs)), as_json=bool(kwargs.get("as_json")))
 
     return run
 
 
 def end(body: Callable[[], int], *, as_json: bool = False) -> None:
-    """Ends a command that needs no event loop with the exit code of its body."""
-    from orchestrator.errors import HostUnavailable, OrchestratorError
+    """Ends a command with the exit code of its body. Errors are told in one sentence, or as JSON."""
+    from orchestrator.errors import HostUnavailable, OrchestratorError, StoreError
     from orchestrator.host.place import HostError
 
     try:
-        code = body()
-    except OrchestratorError as error:
-        code = refuse(error, as_json=as_json)
-    except HostError as error:
-        code = refuse(HostUnavailable(str(error)), as_json=as_json)
+        try:
+            code = body()
+        except OrchestratorError as error:
+            code = refuse(error, as_json=as_json)
+        except HostError as error:
+            code = refuse(HostUnavailable(str(error)), as_json=as_json)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except BrokenPipeError:  # `| head -1` has seen enough
+        _drop_output()
+        code = DONE
+    except OSError as error:
+        _drop_output()
+        code = refuse(StoreError(str(error)), as_json=False)
     raise typer.Exit(code)
+
+
+def open_streams() -> None:
+    """Gives the process the standard streams that it was started without, and never fails for want of a letter."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:  # closed; else the next file to be opened would be taken for it
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, mode))
+        else:
+            getattr(sys, name).reconfigure(errors="backslashreplace" if number else "surrogateescape")
+
+
+def _drop_output() -> None:
+    """What could not be written is not tried again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def refuse(error: OrchestratorError, *, as_json: bool) -> int:
@@ -80,8 +96,31 @@ def print_json(document: JsonObject) -> None:
 def say(text: str) -> None:
     """A line for the person, beside the output."""
     sys.stdout.flush()
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{harmless(text)}\n")
     sys.stderr.flush()
+
+
+_CONTROLS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"},  # as a picture: ␛
+    **dict.fromkeys((0x7F, *range(0x80, 0xA0)), 0xFFFD),
+    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),  # these would turn the line around
+}
+
+
+def harmless(value: T) -> T:
+    """A document, or text, without what would move the cursor, colour or rename a terminal, or reorder a line."""
+    if isinstance(value, str):
+        return cast(T, value.replace("\r\n", "\n").replace("\r", "\n").translate(_CONTROLS))
+    if isinstance(value, dict):
+        return cast(T, {key: harmless(item) for key, item in cast("JsonObject", value).items()})
+    if isinstance(value, list):
+        return cast(T, [harmless(item) for item in cast("list[Any]", value)])
+    return value
+
+
+def one_line(text: str) -> str:
+    """Text for one cell or line."""
+    return " ".join(harmless(text).split())
 
 
 def console() -> Console:

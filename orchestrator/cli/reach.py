@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HostUnavailable
+from orchestrator.errors import HostUnavailable, InvalidArgument
 from orchestrator.host.launch import START_S, connect
 from orchestrator.host.place import API, HostError, Place, hello
 from orchestrator.model import JsonObject, Run
@@ -80,6 +81,10 @@ async def command(tool: str, arguments: JsonObject, cwd: Path) -> JsonObject:
     """
     from orchestrator.host.client import exchange
 
+    try:
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument("what was given is not valid UTF-8") from error
     first = {**hello(scripted=True), "cwd": str(cwd)}
     try:
         connection, _ = await asyncio.to_thread(connect, Place.own(), first, START_S)

@@ -16,10 +16,13 @@ from orchestrator.cli.output import (
     age,
     console,
     exit_code_of,
+    harmless,
+    one_line,
     print_json,
     say,
 )
 from orchestrator.cli.reach import Reach
+from orchestrator.errors import InvalidArgument
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
 
@@ -39,7 +42,7 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
 
     from orchestrator.cli.lines import STYLES
 
-    out = console()
+    out, run = console(), harmless(run)
     head = Text.assemble((run["agent_name"], "bold"), "  ", (run["status"], STYLES.get(run["status"], "")))
     out.print(head + Text(f"  {run.get('detail', '')}", style="dim"))
     facts = {
@@ -120,7 +123,7 @@ async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout
         print_json(digest)
     else:
         for run in digest["runs"]:
-            print(f"{run['run_id']}\t{run['status']}\t{run['summary']}")
+            print(f"{run['run_id']}\t{run['status']}\t{one_line(run['summary'])}")
     if not digest["done"]:
         return TIMED_OUT
     codes = [exit_code_of(run["status"]) for run in digest["runs"]]
@@ -138,13 +141,18 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
         if page["encoding"] == "base64":
             say("this is binary; give a file with --output, or redirect it")
             return 2
-    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if output else os.dup(1)
+    offset: int | None = 0
+    page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=PAGE_BYTES)
+    try:  # only now: where there is nothing to write, the file stays as it is
+        target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if output else os.dup(1)
+    except OSError as error:
+        raise InvalidArgument(f"cannot write {output}: {error.strerror}") from error
     with os.fdopen(target, "wb") as file:
-        offset: int | None = 0
         while offset is not None:
-            page = await reach.queries.get_event_artifact(
-                run_dir, seq=seq, field_path=field, offset=offset, limit=PAGE_BYTES
-            )
+            if offset:
+                page = await reach.queries.get_event_artifact(
+                    run_dir, seq=seq, field_path=field, offset=offset, limit=PAGE_BYTES
+                )
             content = page["content"]
             file.write(base64.b64decode(content) if page["encoding"] == "base64" else content.encode())
             offset = page.get("next_offset")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from orchestrator import config
 from orchestrator.cli.output import DONE, console, print_json, say
 from orchestrator.cli.reach import Reach
+from orchestrator.config import HOME_VARIABLE
 from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
@@ -44,11 +45,11 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
     if bounds == Bounds(None, None, None):
         bounds = Bounds("30d", None, None)
     over = _chosen(_finished(Workspace(reach.cwd)), bounds)
-    freed = 0
+    count = freed = 0
     for old in over:
         if delete and not _remove(reach.home, old.run_dir):
             continue
-        freed += old.size
+        count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
         if as_json:
             print_json(row)
@@ -56,7 +57,7 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
             print(f"{old.run_dir.run_id}\t{old.size:,} B\t{old.ended:%Y-%m-%d}")
     if not as_json:
         what = "removed" if delete else "would be removed (--delete removes them)"
-        say(f"{len(over)} runs, {freed:,} bytes {what}")
+        say(f"{count} runs, {freed:,} bytes {what}")
     return DONE
 
 
@@ -65,7 +66,7 @@ def _chosen(runs: list[_Old], bounds: Bounds) -> list[_Old]:
     older_than, keep, max_size = bounds
     chosen: set[RunDir] = set()
     if older_than is not None:
-        border = datetime.now(UTC) - _age(older_than)
+        border = _border(older_than)
         chosen.update(run.run_dir for run in runs if run.ended < border)
     if keep is not None:
         chosen.update(run.run_dir for run in runs[keep:])
@@ -111,12 +112,15 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     return True
 
 
-def _age(text: str) -> timedelta:
+def _border(text: str) -> datetime:
     match = _AGE.fullmatch(text.strip())
     if match is None:
         raise InvalidArgument(f"--older-than is {text!r}; it takes a number and min, h, d or w, as 30d")
     unit = {"min": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
-    return timedelta(**{unit: int(match[1])})
+    try:
+        return datetime.now(UTC) - timedelta(**{unit: int(match[1])})
+    except OverflowError:  # before there were dates
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _size(text: str) -> int:
@@ -163,17 +167,20 @@ def orphans(home: Home) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
     for process in psutil.process_iter():
         try:
-            run_id = process.environ().get(MARKER)
+            environment = process.environ()
         except (psutil.Error, OSError):
             continue
-        if run_id and RUN_ID.fullmatch(run_id) and not _is_live(home, run_id):
+        run_id = environment.get(MARKER, "")
+        ours = environment.get(HOME_VARIABLE) == os.environ.get(HOME_VARIABLE)
+        if RUN_ID.fullmatch(run_id) and process.pid != os.getpid() and _is_over(home, run_id, unknown=ours):
             found.append((process.pid, run_id))
     return found
 
 
-def _is_live(home: Home, run_id: str) -> bool:
+def _is_over(home: Home, run_id: str, *, unknown: bool) -> bool:
+    """Whether the run is over; `unknown` for one that is not known here: it may be of another home, and live."""
     try:
         run_dir = home.find(run_id)
-        return run_dir is not None and not RunReader(run_dir).state().run.terminal
+        return unknown if run_dir is None else RunReader(run_dir).state().run.terminal
     except (OrchestratorError, NotFound):
-        return False
+        return unknown

@@ -7,6 +7,7 @@ result with `isError` and text alone, because known clients read different chann
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -94,6 +95,21 @@ class Lines(Protocol):
     async def flush(self) -> object:
         """Holds nothing back."""
         ...
+
+
+def fault_of(line: bytes) -> str | None:
+    """What is wrong with a line that the SDK would drop without an answer; None if nothing is."""
+    try:
+        types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValueError as error:
+        return str(error).splitlines()[0][:200]
+    return None
+
+
+def refusal(request_id: str | int, fault: str) -> str:
+    """The answer to a request that is no message of JSON-RPC, as a line."""
+    error = {"code": types.INVALID_REQUEST, "message": f"not a JSON-RPC message: {fault}"}
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}) + "\n"
 
 
 async def serve_lines(tools: Tools, lines: Lines) -> None:

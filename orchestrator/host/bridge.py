@@ -8,6 +8,7 @@ was under way is answered with `host_restarted`. The bridge owns no run; ending 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -19,14 +20,12 @@ import time
 from typing import Any
 
 from orchestrator.host.launch import connect
-from orchestrator.host.lines import LINE_BYTES, Heard, Splitter, hear, parsed
+from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, Splitter, hear, parsed
 from orchestrator.host.place import HostError, NoHostPossible, Place, hello
 
 BUFFER_BYTES = 4 * 2**20
 """What may wait for one side before the other is not read any more."""
 PIECE = 256 * 1024
-PARENT_S = 5.0
-"""How often it is checked that the client is still there; usually its end is the end of our input."""
 LAST_ANSWERS_S = 0.2
 """How long answers are passed on after the end of input."""
 AGAIN_S = 1.0
@@ -56,7 +55,7 @@ class Bridge:
         self._selector = selectors.SelectSelector()  # unlike epoll it takes files, as in `orchestrator mcp < requests`
         self._from_client, self._from_host = Splitter(), Splitter()
         self._to_client, self._to_host = bytearray(), bytearray()
-        self._calls: dict[str, _Call] = {}
+        self._calls = OpenCalls[_Call]()
         self._initialize: bytes | None = None
         self._initialized: bytes | None = None
         self._deaf = False
@@ -80,12 +79,12 @@ class Bridge:
 
     def run(self) -> None:
         """Passes lines on until the client ends."""
-        parent, closing = os.getppid(), None
+        closing: float | None = None
         while closing is None or (time.monotonic() < closing and self._unfinished):
             self._watch(0, selectors.EVENT_READ if closing is None and len(self._to_host) < BUFFER_BYTES else 0)
             self._watch(1, selectors.EVENT_WRITE if self._to_client else 0)
             self._watch_host()
-            for key, events in self._selector.select(PARENT_S if closing is None else LAST_ANSWERS_S):
+            for key, events in self._selector.select(None if closing is None else LAST_ANSWERS_S):
                 if key.fd == 0:
                     if not self._read_client():
                         closing = time.monotonic() + LAST_ANSWERS_S
@@ -94,8 +93,6 @@ class Bridge:
                         return
                 elif self._host is not None:
                     self._serve_host(self._host, events)
-            if os.getppid() != parent:
-                return
 
     @property
     def _unfinished(self) -> bool:
@@ -135,13 +132,13 @@ class Bridge:
             self._reopen()
         heard = hear(line)
         if heard.kind == "cancel":
-            self._calls.pop(heard.key, None)  # which is never answered
+            self._calls.close(heard)
         elif heard.kind == "initialized":
             self._initialized = line
         elif heard.kind == "request":
             if heard.method == "initialize":
                 self._initialize = line
-            self._calls[heard.key] = _Call(heard, line)
+            self._calls.open(heard, _Call(heard, line))
         if self._host is None:
             self._give_up()
         elif not self._deaf:
@@ -187,7 +184,7 @@ class Bridge:
             if heard.kind == "answer":
                 if heard.id == _REPLAYED:
                     continue
-                self._calls.pop(heard.key, None)
+                self._calls.close(heard)
             self._to_client += line + b"\n"
 
     def _lose_host(self, host: socket.socket) -> None:
@@ -195,20 +192,18 @@ class Bridge:
         host.close()
         self._host = None
         self._to_host.clear()  # all of it stands in the open calls, or needs no answer
-        for key, call in list(self._calls.items()):
+        for call in self._calls:
             call.attempts += 1
-            if call.heard.is_command:
-                del self._calls[key]
+            if call.heard.is_command and not self._farewell:  # a host that says farewell has begun nothing new
+                self._calls.close(call.heard)
                 self._refuse(
                     call.heard,
                     f"host_restarted: the host went away while {call.heard.tool} was under way, and nobody knows "
                     "whether it was done; call list_runs before you call it again",
                 )
             elif call.attempts > MOST_ATTEMPTS:
-                del self._calls[key]
-                self._refuse(
-                    call.heard, f"host_unavailable: every host that is asked this goes away; see {self._place.log}"
-                )
+                self._calls.close(call.heard)
+                self._refuse(call.heard, f"host_unavailable: each host that is asked this ends; see {self._place.log}")
         if self._calls or not self._farewell:
             self._reopen()
             if self._host is None:
@@ -226,15 +221,17 @@ class Bridge:
             self._not_before = time.monotonic() + AGAIN_S
             _say(f"no host: {error}")
             return
-        if self._initialize is not None and self._initialized is not None:
+        if self._initialize is not None and all(call.line != self._initialize for call in self._calls):
             replayed = {**parsed(self._initialize), "id": _REPLAYED}
-            self._to_host += json.dumps(replayed).encode() + b"\n" + self._initialized + b"\n"
-        for call in self._calls.values():
+            self._to_host += json.dumps(replayed).encode() + b"\n"
+        if self._initialized is not None:
+            self._to_host += self._initialized + b"\n"
+        for call in self._calls:
             self._to_host += call.line + b"\n"
 
     def _give_up(self) -> None:
         """There is no host now. Nothing stays unanswered; the next line tries again."""
-        for call in self._calls.values():
+        for call in self._calls:
             self._refuse(call.heard, f"host_unavailable: no host can be reached or started; see {self._place.log}")
         self._calls.clear()
 
@@ -248,8 +245,18 @@ class Bridge:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"orchestrator: {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # there may be no stderr
+        sys.stderr.write(f"orchestrator: {text}\n")
+        sys.stderr.flush()
+
+
+def _fill_gaps() -> None:
+    """Where the client gave no stdin, stdout or stderr there is nothing; otherwise a socket would get the number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _leave(_number: int, _frame: object) -> None:
@@ -265,6 +272,7 @@ def run(**about: Any) -> bool:
     Returns:
         False where no host can ever be had, with nothing read from stdin yet.
     """
+    _fill_gaps()
     for number in _ENDINGS:
         signal.signal(number, _leave)
     try:

@@ -6,7 +6,6 @@ starts: at no moment can two starters make two hosts. The new process says throu
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -17,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.home import default_home
+from orchestrator.host.lines import parsed
 from orchestrator.host.place import API, HostError, NoHostPossible, Place, dial
 
 CONNECT_S = 2.0
@@ -61,7 +61,11 @@ def connect(place: Place, first_line: Mapping[str, Any], within_s: float = START
                     os.close(lock)
                 continue
         else:
-            answer, rest = greet(connection, first_line, deadline)
+            try:
+                answer, rest = greet(connection, first_line, deadline)
+            except HostError:
+                connection.close()
+                raise
             if answer.get("ok"):
                 connection.settimeout(None)
                 return connection, rest
@@ -102,10 +106,9 @@ def greet(connection: socket.socket, first_line: Mapping[str, Any], deadline: fl
     except OSError:
         return {}, b""
     line, _, rest = heard.partition(b"\n")
-    with contextlib.suppress(ValueError):
-        answer: Any = json.loads(line)
-        if isinstance(answer, dict) and answer.get("orchestrator") == API:  # pyright: ignore[reportUnknownMemberType]
-            return answer, rest  # pyright: ignore[reportUnknownVariableType]
+    answer = parsed(line)
+    if answer.get("orchestrator") == API:
+        return answer, rest
     raise HostError("what listens at the host's socket speaks another version; restart this client")
 
 

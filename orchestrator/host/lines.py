@@ -4,7 +4,8 @@ only."""
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 LINE_BYTES = 64 * 2**20
 """A longer line is nobody's."""
@@ -42,7 +43,7 @@ def parsed(line: bytes) -> dict[str, Any]:
     """A line as a JSON object; nothing if it is none, for what is wrong with it is for others to say."""
     try:
         return _object(json.loads(line)) or {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
@@ -57,7 +58,7 @@ def hear(line: bytes) -> Heard:
     if method is None:
         return Heard("answer", request_id) if "id" in message else Heard("other")
     params = _object(message.get("params", {}))
-    if not isinstance(method, str) or params is None:
+    if not isinstance(method, str) or params is None or message.get("jsonrpc") != "2.0":
         return Heard("other")
     if method == "notifications/cancelled":
         return Heard("cancel", params.get("requestId"), method)
@@ -66,6 +67,44 @@ def hear(line: bytes) -> Heard:
     if isinstance(request_id, bool) or not isinstance(request_id, (str, int)):
         return Heard("other", method=method)
     return Heard("request", request_id, method, str(params.get("name")) if method == "tools/call" else None)
+
+
+T = TypeVar("T")
+
+
+class OpenCalls(Generic[T]):
+    """The requests that are not answered yet, in the order in which they came, with something for each."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, T] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(list(self._calls.values()))
+
+    def open(self, heard: Heard, call: T) -> None:
+        """A request came."""
+        self._calls[heard.key] = call
+
+    def close(self, heard: Heard) -> bool:
+        """It was answered, or cancelled and so never will be. False if there was none.
+
+        Whoever cancels may write 1 as "1": the SDK takes either for the other.
+        """
+        if self._calls.pop(heard.key, None) is not None:
+            return True
+        other = heard._replace(id=int(heard.id) if _is_number(heard.id) else str(heard.id))
+        return heard.kind == "cancel" and self._calls.pop(other.key, None) is not None
+
+    def clear(self) -> None:
+        """Forgets all."""
+        self._calls.clear()
+
+
+def _is_number(request_id: Any) -> bool:
+    return isinstance(request_id, str) and request_id.isascii() and request_id.isdigit()
 
 
 class Splitter:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from orchestrator import __version__
 from orchestrator.home import default_home, make_directory
+from orchestrator.host.lines import parsed
 
 API = 1
 """Version of what is said at the socket. Peers of another one do not talk to each other."""
@@ -108,11 +109,8 @@ class Place(NamedTuple):
 
     def about(self) -> dict[str, Any]:
         """What `json` says of the last host here; nothing when it cannot be read."""
-        with contextlib.suppress(OSError, ValueError):
-            with open(self.file("json"), "rb") as file:
-                document: Any = json.loads(file.read())
-            if isinstance(document, dict):
-                return document  # pyright: ignore[reportUnknownVariableType]
+        with contextlib.suppress(OSError), open(self.file("json"), "rb") as file:
+            return parsed(file.read())
         return {}
 
     def describe(self, about: Mapping[str, Any]) -> None:

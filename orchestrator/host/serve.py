@@ -202,8 +202,9 @@ class _Host:
         self._leave_place()
         if self._how != "now":
             await self._server.bid_farewell(self._how or "done")
-        serving.cancel()
         await self._engine.lives.close()
+        self._server.abandon_sessions()
+        serving.cancel()
         logger.info("the host ends")
         _leave(0)
 
@@ -214,6 +215,7 @@ class _Host:
         match how:
             case "hand over":
                 self._engine.lives.draining = "a host of another version takes over; try again in a moment"
+                self._asked.set()
                 return
             case "now":
                 # if something hangs, this does not

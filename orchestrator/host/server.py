@@ -7,7 +7,6 @@ client, over one engine. A client that does not read or does not make sense is d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -21,11 +20,11 @@ import anyio
 import orjson
 
 from orchestrator import __version__
-from orchestrator.doors.mcp import serve_lines
+from orchestrator.doors.mcp import fault_of, refusal, serve_lines
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.host.client import call
-from orchestrator.host.lines import LINE_BYTES, Heard, hear, parsed
+from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, hear, parsed
 from orchestrator.host.place import API, dial, peer_pid, peer_uid
 from orchestrator.model import JsonObject, as_object
 from orchestrator.process import MARKER, ancestor_among
@@ -47,20 +46,25 @@ class Session:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._open: dict[str, Heard] = {}
-        """Requests that are not answered yet."""
+        self._open = OpenCalls[Heard]()
         self._answered = asyncio.Event()
+        self._leaving = False
+        """No further line is taken in."""
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        while line := await self._next_line():
+        while (line := await self._next_line()) and not self._leaving:
             heard = hear(line)
             if heard.kind == "cancel":
-                self._close(heard)  # which is never answered
+                self._close(heard)
             elif heard.kind == "request":
                 while len(self._open) >= IN_FLIGHT:
                     await self._next_answer()
-                self._open[heard.key] = heard
-            yield line.decode(errors="replace")
+                self._open.open(heard, heard)
+            fault = fault_of(line)
+            if fault is None:
+                yield line.decode()
+            elif heard.kind == "request":  # the SDK would drop it without a word
+                await self.write(refusal(heard.id, fault))
 
     async def _next_line(self) -> bytes:
         try:
@@ -74,6 +78,8 @@ class Session:
 
     async def write(self, text: str) -> None:
         """Writes one line. A client that does not read for WRITE_S is dropped."""
+        if self._writer.is_closing():
+            return
         line = text.encode()
         self._writer.write(line)
         try:
@@ -91,17 +97,26 @@ class Session:
         """Nothing is held back."""
 
     async def farewell(self, bye: JsonObject) -> None:
-        """Ends the session once no command is under way: a read can be asked again elsewhere."""
-        with contextlib.suppress(TimeoutError):
+        """Ends the session. Nothing new is begun; what is under way comes to its end, and reads are asked again by
+        the bridge elsewhere, like everything that was sent and not taken in."""
+        self._leaving = True
+        try:
             async with asyncio.timeout(FAREWELL_S):
-                while any(heard.is_command for heard in self._open.values()):
+                while any(heard.is_command for heard in self._open):
                     await self._next_answer()
-        with contextlib.suppress(OSError):
+        except TimeoutError:
+            logger.warning("a command did not come to its end in %g s", FAREWELL_S)
+        else:
             self._writer.write(orjson.dumps(bye, option=orjson.OPT_APPEND_NEWLINE))
-            self._writer.close()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Ends the session without a word, so that the bridge takes it for a crash."""
+        self._leaving = True
+        self._writer.close()
 
     def _close(self, heard: Heard) -> None:
-        if self._open.pop(heard.key, None) is not None:
+        if self._open.close(heard):
             self._answered.set()
 
     async def _next_answer(self) -> None:
@@ -157,6 +172,11 @@ class Server:
         bye: JsonObject = {"orchestrator": API, "bye": why}
         await asyncio.gather(*(session.farewell(bye) for session in list(self._sessions)))
 
+    def abandon_sessions(self) -> None:
+        """Ends all sessions without a word: nothing that the end of this process makes up may reach a client."""
+        for session in list(self._sessions):
+            session.abandon()
+
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
@@ -206,20 +226,20 @@ class Server:
         if not first:
             logger.warning("a client spoke no JSON and is dropped")
             return {"error": "the first line must be a JSON object"}, None
-        if first.get("orchestrator") != API:
-            said = f"this host speaks version {API}, you speak {first.get('orchestrator')!r}; restart the older one"
-            return {"error": said}, None
         if (question := first.get("control")) is not None:
             return self._control(question, first), None
+        if first.get("orchestrator") != API:
+            said = f"this host speaks version {API}, you speak {str(first.get('orchestrator'))[:40]}"
+            return {"error": f"{said}; restart the older one"}, None
         forwarded = first.get("forwarded") is True  # from the process that has taken over: this one has the run
         if self.successor is not None and not forwarded:
             return {"error": "another version takes over", "socket": self.successor}, None
         if self.ending:
             return {"ending": True}, None
-        cwd, env = first.get("cwd"), as_object(first.get("env")) or {}
+        cwd, env = first.get("cwd"), as_object(first.get("env", {}))
         if not isinstance(cwd, str) or not cwd.startswith("/"):
             return {"error": "the first line needs cwd, an absolute path"}, None
-        if not all(isinstance(value, str) for value in env.values()):
+        if env is None or not all(isinstance(value, str) for value in env.values()):
             return {"error": "env must be an object of strings"}, None
         backends = self._backends(first.get("scripted") is True)
         caller = Caller(cwd=Path(cwd), env=env, backends=backends, forwarded=forwarded)
@@ -241,8 +261,9 @@ class Server:
             case "status":
                 return {"ok": True, **self._status()}
             case "drain":  # a host of another version takes over
-                self.successor = str(first.get("socket"))
-                self._stop("hand over")
+                if first.get("orchestrator") == API:  # otherwise the clients of this one could not talk to it
+                    self.successor = str(first.get("socket"))
+                self._stop("hand over" if self.successor else "drain")
                 return {"ok": True}
             case "stop":
                 how = first.get("how")

@@ -16,9 +16,10 @@ import pytest
 
 from orchestrator.host import launch
 from orchestrator.host.place import API, HostError, Place, within_reach
+from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 
-HELLO = {"orchestrator": API, "cwd": "/", "env": {}}
+HELLO: JsonObject = {"orchestrator": API, "cwd": "/", "env": {}}
 OK = b'{"orchestrator": 1, "ok": true}\n'
 
 
@@ -146,7 +147,7 @@ def test_a_host_that_is_silent_is_waited_for_and_then_named(place: Place) -> Non
 
 def starter(path: Path, script: str) -> str:
     """A program to be started instead of Python. `$status` is the descriptor to say something on."""
-    path.write_text('#!/bin/sh\nfor word; do status=$word; done\nsay() { eval "printf %s \\"\\$1\\" >&$status"; }\n' + script)
+    path.write_text('#!/bin/sh\nfor word; do status=$word; done\nsay() { printf %s "$1" >/dev/fd/$status; }\n' + script)
     path.chmod(0o700)
     return str(path)
 
@@ -176,21 +177,27 @@ def test_a_host_that_does_not_start_is_told_of_and_leaves_nothing_open(
     os.close(lock)
 
 
-def test_who_waits_for_a_host_that_another_starts_does_not_start_one(place: Place, tmp_path: Path) -> None:
+def test_who_waits_for_a_host_that_another_starts_does_not_start_one(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with held(place):
-        late = threading.Timer(0.2, lambda: ready.set())
-        ready = threading.Event()
-        late.start()
+        monkeypatch.setattr(sys, "executable", starter(tmp_path / "python", f"echo >{tmp_path}/started\n"))
 
-        def serve() -> None:
-            ready.wait()
+        def come_late() -> None:
+            looked.wait()
             with saying(place.socket, OK):
                 pass
 
-        thread = threading.Thread(target=serve)
+        def look(_seconds: float) -> None:
+            looked.set()
+
+        looked = threading.Event()
+        monkeypatch.setattr(time, "sleep", look)
+        thread = threading.Thread(target=come_late)
         thread.start()
         launch.connect(place, HELLO)[0].close()
         thread.join()
+        assert not (tmp_path / "started").exists()
 
 
 def test_a_host_keeps_of_its_starters_environment_what_it_needs_itself() -> None:
