@@ -32,7 +32,7 @@ from orchestrator.errors import AlreadyAnswered, OrchestratorError
 from orchestrator.model import TERMINAL, WAITING, JsonObject
 from orchestrator.store.layout import RunDir
 
-GATHER_S = 0.1
+GATHER_S = 0.15
 """Events are shown this often: a terminal need not be written a hundred times a second."""
 POLL_S = 2.0
 
