@@ -70,11 +70,19 @@ def _say_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what happens inside.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
-    pass
+    if verbose:
+        import logging
+
+        from orchestrator.logs import Plain
+
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Plain())
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
 
 
 @app.command(epilog="orchestrator run -b remote_a2a --agent-url http://127.0.0.1:9000 'fix the tests'")

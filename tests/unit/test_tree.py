@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,8 +15,11 @@ from orchestrator.backend import RunContext
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller
 from orchestrator.errors import LimitExceeded, PermissionCeiling
-from orchestrator.events import Started
+from orchestrator.events import AgentProcess, Started
+from orchestrator.host.client import call
+from orchestrator.host.server import Server
 from orchestrator.model import InputRequest, JsonObject, Outcome
+from orchestrator.process import MARKER
 from orchestrator.store.layout import Home
 from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.test_config import user
@@ -155,3 +161,30 @@ async def test_an_agent_gets_its_callers_environment_without_what_would_confuse_
         caller = Caller(cwd=cwd, env=env)
         caller = replace(caller, settings=tools.engine.settings_of(caller))
     assert caller.agent_env == {"PATH": "/bin", "ANTHROPIC_API_KEY": "k"}
+
+
+@pytest.mark.parametrize("known_by", ["its process", "the marker", "nothing"])
+async def test_the_agent_of_a_run_is_known_at_the_hosts_socket(cwd: Path, known_by: str) -> None:
+    async def here(ctx: RunContext) -> Outcome:
+        if known_by == "its process":  # this test's own, whose calls are then those of the agent
+            await ctx.emit(AgentProcess(pid=os.getpid(), pgid=os.getpgid(0), start_time=0.0))
+        await ctx.emit(Started())
+        return await wait(ctx)
+
+    async with desk(cwd, Agent(here, nothing)) as tools:
+        parent = await tools.spawn()
+        await tools.call("poll_events", run_id=parent)
+        env = {"A": "b", **({MARKER: parent} if known_by == "the marker" else {})}
+        with TemporaryDirectory(prefix="orc-") as folder:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(f"{folder}/sock")
+            listener.listen()
+            server = Server(tools.engine, lambda _: frozenset({"scripted"}), {}, lambda _: None)
+            serving = asyncio.create_task(server.serve(listener))
+            caller = Caller(cwd=cwd, env=env)
+            arguments = {"backend": "scripted", "cwd": str(cwd), "prompt": "x"}
+            spawned = await call(f"{folder}/sock", caller, "spawn_run", arguments)
+            serving.cancel()
+            await asyncio.wait({serving})
+        child = await tools.settled(spawned["run_id"])
+    assert child.get("parent_run_id") == (None if known_by == "nothing" else parent)
