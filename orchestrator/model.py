@@ -239,6 +239,7 @@ class Attachment:
     remote_ref: JsonObject | None
     pending: tuple[InputRequest, ...] = ()
     message_ids: frozenset[str] = frozenset()
+    request_ids: frozenset[str] = frozenset()
     last_message: str = ""
     artifact_ids: frozenset[str] = frozenset()
     remote_seqs: frozenset[int] = frozenset()
@@ -269,6 +270,8 @@ class RunSpec(Document):
     backend_config: JsonObject = field(default_factory=dict[str, Any])
     metadata: JsonObject | None = None
     resumed_from_run_id: str | None = None
+    key_digest: str | None = None
+    """Of the idempotency key. A run that its key does not name was never answered to anybody."""
     masked: bool = False
     """A secret in the message was masked when the spec was written: what stands there is not what was said."""
     priority: int = 1

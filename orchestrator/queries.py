@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.clip import clip, json_chars
-from orchestrator.errors import ArtifactNotFound, InvalidArgument
+from orchestrator.errors import ArtifactNotFound, InvalidArgument, RunNotFound
 from orchestrator.events import Event
 from orchestrator.listing import Where, page_of, row_of
 from orchestrator.model import InputRequest, JsonObject, Run, Status, compact
@@ -123,8 +123,11 @@ class Queries:
         runs: list[JsonObject] = []
         size, last = 0, None
         for run_dir, run in rows:
-            if not run.terminal:  # its owner may be gone, and then it is over
-                run = await self._engine.state(run_dir)
+            if not run.terminal:  # its owner may be gone, and then it is over, or was never answered to anybody
+                try:
+                    run = await self._engine.state(run_dir)
+                except RunNotFound:
+                    continue
             if status is None or run.status == status:
                 row = row_of(run)
                 size += json_chars(row) + 1

@@ -88,6 +88,7 @@ class Tracker:
         self._metadata: JsonObject = {}
         self._seen: set[str] = set()
         self._told_before = attach.message_ids if attach else frozenset[str]()
+        self._asked_before = attach.request_ids if attach else frozenset[str]()
         self._artifacts_before = attach.artifact_ids if attach else frozenset[str]()
         self._seqs = set(attach.remote_seqs) if attach else set[int]()
         self._artifacts: dict[str, _Artifact] = {}
@@ -204,7 +205,7 @@ class Tracker:
         if key in self._seen and (message.message_id or snapshot):
             return
         self._seen.add(key)
-        if message.role != Role.ROLE_AGENT:
+        if message.role != Role.ROLE_AGENT or self._was_request(message):
             return
         text = text_of(message.parts)
         if not text and not message.parts:
@@ -214,6 +215,13 @@ class Tracker:
             return
         others = [json_part(part) for part in message.parts if not part.HasField("text")]
         yield AgentMessage(text=text, parts=others or None, message_id=message.message_id or None)
+
+    def _was_request(self, message: Message) -> bool:
+        """Whether a message in the history was a pause, which is told as a request and not as words."""
+        if message.message_id in self._asked_before:
+            return True
+        carried = as_object(plain(message.metadata).get(URI)) if URI in message.metadata else None
+        return carried is not None and carried.get("type") in ("input_required", "auth_required")
 
     def _metadata_updates(self, metadata: Any, clock: float) -> Iterator[Update]:
         if URI not in metadata:

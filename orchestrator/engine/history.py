@@ -76,8 +76,10 @@ def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]
     """
     started, worked_s = False, 0.0
     message_ids: set[str] = set()
+    request_ids: set[str] = set()
     artifact_ids: set[str] = set()
     remote_seqs: set[int] = set()
+    said: dict[str, Message] = {}
     answers: dict[str, Answer] = {}
     last_message: Event | None = None
     for event in events:
@@ -93,12 +95,14 @@ def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]
                 last_message = event
             case "artifact_added":
                 artifact_ids.add(str(data.get("artifact_id")))
+            case "input_required" | "auth_required":
+                request_ids.add(data["request"]["request_id"])
             case "message_added" if "request_id" in data:
-                answers[data["request_id"]] = Answer(message=_message(whole(event)))
+                said[data["request_id"]] = _message(whole(event))  # no answer yet: the next event makes it one
             case "status_changed" if "resolved" in data:
                 resolved: JsonObject = data["resolved"]
                 if resolved["outcome"] in ("answered", "denied"):
-                    message = answers.get(resolved["request_id"], Answer()).message
+                    message = said.get(resolved["request_id"])
                     answers[resolved["request_id"]] = Answer(decision=resolved.get("decision"), message=message)
             case _:
                 pass
@@ -107,6 +111,7 @@ def told(run: Run, events: Iterable[Event], whole: Callable[[Event], JsonObject]
         remote_ref=run.remote_ref,
         pending=run.pending,
         message_ids=frozenset(message_ids),
+        request_ids=frozenset(request_ids),
         last_message=(whole(last_message).get("text") or "") if last_message else "",
         artifact_ids=frozenset(artifact_ids),
         remote_seqs=frozenset(remote_seqs),

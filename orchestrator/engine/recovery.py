@@ -18,9 +18,10 @@ from orchestrator.engine.history import Inherited, inherit
 from orchestrator.engine.life import Stop
 from orchestrator.engine.lives import Lives
 from orchestrator.engine.outcome import last_event
-from orchestrator.errors import BackendError, Conflict
+from orchestrator.errors import BackendError, Conflict, RunNotFound
 from orchestrator.model import Run
 from orchestrator.process import reap
+from orchestrator.store.create import discard, was_answered
 from orchestrator.store.layout import RunDir, read_json
 from orchestrator.store.log import uninterrupted
 from orchestrator.store.reader import RunReader
@@ -52,8 +53,11 @@ class Recovery:
         if run.terminal or not self._may_take(run_dir):
             return run
         taken = await self._take([run_dir])
-        life = self._lives.get(run_dir.run_id)
-        return life.log.run if life else taken.get(run_dir.run_id, run)
+        if life := self._lives.get(run_dir.run_id):
+            return life.log.run
+        if run_dir.run_id in taken and not await asyncio.to_thread(run_dir.path.is_dir):
+            raise RunNotFound(f"no run {run_dir.run_id!r}: its spawn was never answered, and it was taken back")
+        return taken.get(run_dir.run_id, run)
 
     async def recover(self) -> int:
         """Takes all runs whose owner is gone: to be called before the first command, and now and then.
@@ -122,6 +126,9 @@ class Recovery:
             await self._lives.settle(spec.run_id)
         elif history.started and "attach" not in backend.abilities:
             await self._bury(inherited, Stop("lost"))
+        elif not history.started and not await asyncio.to_thread(was_answered, log.dir, spec):
+            await asyncio.to_thread(discard, self._lives.home, log.dir, spec)
+            log.close()
         elif not history.started and spec.masked:
             words = "the process that was to start this run is gone, and its prompt held a secret, which is not kept"
             await self._bury(inherited, BackendError("host_lost", words, next_step="spawn the run again"))

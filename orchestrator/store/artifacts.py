@@ -130,6 +130,14 @@ def write(run: RunDir, seq: int, event_type: str, stored: dict[str, Stored]) -> 
     return refs
 
 
+def discard_behind(run: RunDir, last_seq: int) -> None:
+    """Removes what was stored for events that were never written."""
+    for folder in (run.path / "artifacts").glob("[0-9]*-*"):
+        number = folder.name.partition("-")[0]
+        if number.isdigit() and int(number) > last_seq:
+            shutil.rmtree(folder)
+
+
 def preview(content: bytes, limit: int, total: int | None = None) -> str:
     """Head and tail of a UTF-8 text with a note between them, in at most `limit` bytes."""
     total = len(content) if total is None else total

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from orchestrator.errors import Conflict, InvalidArgument, StoreError
-from orchestrator.model import JsonObject, RunSpec
+from orchestrator.model import JsonObject, RunSpec, compact
 from orchestrator.store import sessions
 from orchestrator.store.layout import Home, RunDir, Workspace, sync_directory
 from orchestrator.store.log import RunLog
@@ -54,12 +54,12 @@ def create_run(
     workspace = Workspace(spec.cwd)
     if well_formed(str(spec.cwd)) != str(spec.cwd):
         raise InvalidArgument(f"the name of {str(spec.cwd)!r} is not UTF-8; choose a cwd whose name is")
+    digest = sessions.key_digest(idempotency_key) if idempotency_key else None
     document = {**spec.to_json(), "backend_config": without_credentials(spec.backend_config)}
-    document = serialisable(document)
+    document = compact({**serialisable(document), "key_digest": digest})
     masked = {"masked": True} if mask.value(document["message"]) != document["message"] else {}
     document = {**mask.value(document), **{key: str(getattr(spec, key)) for key in _NAMES}, **masked}
     entry = {"run_id": spec.run_id, "fingerprint": _fingerprint(document, nickname)}
-    digest = sessions.key_digest(idempotency_key) if idempotency_key else None
     workspace.open()
     if digest and (known := sessions.find_key(workspace, digest)):
         return Created(spec, None, _same(workspace, known, entry))
@@ -75,6 +75,23 @@ def create_run(
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or workspace.root}: {error.strerror}") from error
     return Created(spec, log)
+
+
+def was_answered(run_dir: RunDir, spec: RunSpec) -> bool:
+    """Whether the spawn of a run may have been answered: not if it died before its idempotency key named it."""
+    if spec.key_digest is None:
+        return True
+    entry = sessions.find_key(run_dir.workspace, spec.key_digest)
+    return entry is not None and entry.get("run_id") == spec.run_id
+
+
+def discard(home: Home, run_dir: RunDir, spec: RunSpec) -> None:
+    """Takes back a run that was never answered to anybody and had not begun. Only for who holds its lock."""
+    _forget(home, spec.run_id)
+    shutil.rmtree(run_dir.path, ignore_errors=True)
+    if spec.session_mode != "resume":
+        sessions.remove(run_dir.workspace, spec.session_id)
+        sessions.release_name(run_dir.workspace, spec.agent_name)
 
 
 def _write(
@@ -120,7 +137,16 @@ def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:
 
 _NAMES = ("run_id", "session_id", "agent_name", "backend", "cwd")
 """What is never masked: by these the run, its session and its place are found again."""
-_MADE_UP = ("run_id", "session_id", "agent_name", "created_at", "native_session_id", "client_cwd", "masked")
+_MADE_UP = (
+    "run_id",
+    "session_id",
+    "agent_name",
+    "created_at",
+    "native_session_id",
+    "client_cwd",
+    "masked",
+    "key_digest",
+)
 
 
 def _fingerprint(document: JsonObject, nickname: str | None) -> str:

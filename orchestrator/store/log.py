@@ -103,6 +103,7 @@ class RunLog:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(run_dir.file("result.json"))  # noqa: PTH108  written before a last event that never was
             _checked_io(discard_unfinished, run_dir)
+            _checked_io(_tidy, run_dir, state.run)
             log = cls(run_dir, mask, state.run, state.offset, lock, socket)
             before = read_owner(run_dir)
             log._epoch = epoch_of(before) + 1
@@ -341,6 +342,15 @@ class RunLog:
         for _, future in self._waiters:
             if not future.done():
                 future.set_result(None)
+
+
+def _tidy(run_dir: RunDir, run: Run) -> None:
+    """Removes what a dead owner left: files that it was replacing, what it had stored for an event that it did not
+    live to write, and the reserve of a run that is over."""
+    for name in os.listdir(run_dir.path):  # noqa: PTH208
+        if name.endswith(".tmp") or (run.terminal and name == "reserve"):
+            os.unlink(run_dir.file(name))  # noqa: PTH108
+    artifacts.discard_behind(run_dir, run.last_seq)
 
 
 def _line(event: Event) -> bytes:
