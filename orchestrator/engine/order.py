@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.model import RunSpec
 from orchestrator.store.layout import Workspace
+from orchestrator.store.log import uninterrupted
 from orchestrator.store.sessions import SessionLock
 
 _SESSION_POLL_S = 0.2
@@ -41,9 +42,10 @@ class SessionOrder:
         lock = SessionLock(Workspace(spec.cwd), spec.session_id)
         try:
             async with line.lock:
-                while not await asyncio.to_thread(lock.acquire):  # noqa: ASYNC110  another process holds it and cannot call us
-                    await asyncio.sleep(_SESSION_POLL_S)
                 try:
+                    # a cancellation waits for the thread, or the lock would be taken and never given back
+                    while not await uninterrupted(asyncio.to_thread(lock.acquire)):  # noqa: ASYNC110  nobody can call us
+                        await asyncio.sleep(_SESSION_POLL_S)
                     yield
                 finally:
                     lock.release()

@@ -83,7 +83,15 @@ class Recovery:
             await asyncio.to_thread(reap, reaping)
         # those that had begun come first in their sessions, then the others as they were asked for
         taken.sort(key=lambda pair: (not pair[0].history.started, pair[0].spec.run_id))
-        return {run.spec.run_id: await self._go_on(run, backend) for run, backend in taken}
+        now: dict[str, Run] = {}
+        for run, backend in taken:
+            try:
+                now[run.spec.run_id] = await self._go_on(run, backend)
+            except Exception:
+                logger.exception("run %s could not go on", run.spec.run_id)
+                if run.spec.run_id not in self._lives:
+                    run.log.close()
+        return now
 
     async def _inherit_all(self, strangers: list[RunDir]) -> list[tuple[Inherited, Backend]]:
         """Those of the runs that are ours now. What hangs is given up for this time."""
@@ -135,6 +143,7 @@ class Recovery:
         else:
             how = "re-attached" if history.started else "queued again"
             logger.info("run %s is taken over, %s", spec.run_id, how)
+            await asyncio.to_thread(self._lives.home.add, log.dir, live=True)  # its spawn may have died before that
             attach = history.attachment if history.started else None
             self._lives.begin(replace(spec, attach=attach), log, backend, None, history)
         return log.run
