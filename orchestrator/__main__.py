@@ -24,9 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve_mcp(scripted=len(given) > 1)
     if given[:3] == ["host", "serve", "--detach"]:  # what a bridge starts
         return _be_the_host(given[3:])
-    from orchestrator.cli.app import main as run
+    try:
+        from orchestrator.cli.app import main as run
 
-    return run(given)
+        return run(given)
+    except KeyboardInterrupt:
+        return 130
 
 
 def serve_mcp(*, scripted: bool, in_process: bool = False, verbose: bool = False) -> int:

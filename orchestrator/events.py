@@ -300,7 +300,9 @@ def _agent_message(run: Run, event: Event) -> JsonObject:
 
 
 def _asked(run: Run, event: Event) -> JsonObject:
-    request = replace(InputRequest.from_json(event.data["request"]), seq=event.seq)
+    refs: Mapping[str, Any] = event.data.get("artifact_refs", {})
+    clipped = [pointer.removeprefix("/request") for pointer in refs if pointer.startswith("/request/")]
+    request = replace(InputRequest.from_json(event.data["request"]), seq=event.seq, clipped=clipped or None)
     others = tuple(r for r in run.pending if r.request_id != request.request_id)
     pending = (*others, request)
     return {"status": waiting_status(pending), "pending": pending}

@@ -149,6 +149,8 @@ class InputRequest(Document):
     expires_at: str | None = None
     seq: int | None = None
     """Set by the fold: the number of the event that holds this request whole."""
+    clipped: list[str] | None = None
+    """Set by the fold: JSON Pointers of what is only a preview here. Nobody should approve what they saw a part of."""
 
     @property
     def waiting(self) -> Status:

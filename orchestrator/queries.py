@@ -263,7 +263,7 @@ def pending_of(run: Run) -> list[JsonObject]:
 
 def _bounded(request: InputRequest) -> JsonObject:
     value, cut = clip(request.to_json(), REQUEST_CHARS)
-    return {**value, "clipped": cut} if cut else value
+    return {**value, "clipped": list(dict.fromkeys([*(request.clipped or ()), *cut]))} if cut else value
 
 
 def _digest(run: Run) -> JsonObject:

@@ -161,6 +161,21 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/bridge::a_server_in_process_*", "system/bridge_faults::a_client_that_*")),
     Behaviour("bridge/next-host", _README, "When the host goes away, reads are asked again and commands refused.", (
         "system/bridge_faults::*_dies", "system/bridge_faults::*_told_to_end", "system/bridge_handover::*")),
+    # ---- the command line
+    Behaviour("cli/runs", _README, "Runs are started, waited for, answered, steered and cancelled by commands, and "
+        "exit codes say what became of it.", ("system/cli_runs::*",)),
+    Behaviour("cli/reading", _README, "Lists, events and artifacts are read whole: in pipes, in any locale, by "
+        "readers that go away.", ("system/cli_reading::*",)),
+    Behaviour("cli/terminal", _README, "A person at a terminal of any width watches a run, is asked by it and can "
+        "leave it; no agent commands the terminal.", ("system/cli_terminal::*",)),
+    Behaviour("cli/upkeep", _README, "Old runs are removed only when told, never a live one, never outside of the "
+        "store; settings and host are shown.", ("system/cli_upkeep::*",)),
+    Behaviour("cli/clients", _README, "Other programs' files are changed with care, or not at all.", (
+        "system/cli_clients::*",)),
+    Behaviour("cli/doctor", _README, "Each fault that can be planted is found, with its fix.", (
+        "system/cli_doctor::*",)),
+    Behaviour("cli/first-minutes", _README, "A new user gets through the first ten minutes.", (
+        "system/first_minutes::*",)),
     # ---- remote agents
     Behaviour("remote/truth", _REMOTE, "The task is the truth: streams may break, end and repeat.", (
         "unit/remote_streams::*",)),
@@ -206,6 +221,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/kill_faults::a_stopped_*",)),
     Behaviour("kill/strangers", "docs/design/recovery.md", "A run is recovered whoever its files name, and only its "
         "own agent is ended.", ("system/kill_faults::a_run_is_recovered_*", "system/kill_faults::an_agent_that_*")),
+    Behaviour("kill/index", "docs/design/recovery.md", "A live run is in the index of live runs, also after it was "
+        "recovered.", ("system/kill_faults::a_run_that_the_index_*",)),
     Behaviour("kill/two-servers", "docs/design/host.md", "A host and an in-process server share a directory.", (
         "system/kill_faults::a_host_and_*",)),
     Behaviour("kill/full-disk", _STORE, "A run that fills its disk ends, and the host's runs elsewhere go on.", (

@@ -130,6 +130,8 @@ def _text(place: str, value: Any) -> str:
 
 def _url(place: str, value: Any) -> str:
     url = _text(place, value)
+    if not url.isprintable():
+        raise InvalidArgument(f"{place} holds a control character")
     scheme = url.partition("://")[0].lower()
     if scheme not in _PORTS or "://" not in url:
         raise InvalidArgument(f"{place} is {url[:200]!r}; it takes an http or https URL")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli.output import INTERRUPTED, command, end, open_streams
+from orchestrator.cli.output import command, end, open_streams
 
 if TYPE_CHECKING:
     from orchestrator.cli.reach import Reach
@@ -37,8 +37,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         app(args=list(arguments), prog_name="orchestrator")
     except SystemExit as end:
-        if isinstance(end.__context__, typer.Abort):  # Ctrl-C before the command itself was there
-            return INTERRUPTED
         return end.code if isinstance(end.code, int) else 1
     return 0
 

@@ -137,7 +137,7 @@ def _home(reach: Reach) -> Iterator[Finding]:
     home = reach.home.path
     if not home.exists():
         parent = next(path for path in home.parents if path.exists())
-        ok = os.access(parent, os.W_OK)
+        ok = parent.is_dir() and os.access(parent, os.W_OK)
         fix = "" if ok else "set ORCHESTRATOR_HOME to a directory that you can write to"
         yield Finding("home", "ok" if ok else "fault", f"{home} will be made", fix)
         return

@@ -68,7 +68,21 @@ def _file_changed(data: JsonObject) -> list[Text]:
 def diff_lines(diff: str) -> list[Text]:
     """The first lines of a diff, in colour."""
     styles = {"+": "green", "-": "red", "@": "cyan"}
-    return [Text(f"  {line}", style=styles.get(line[:1], "dim")) for line in diff.splitlines()[:_FIRST_LINES]]
+    lines = diff.splitlines()
+    shown = [Text(f"  {line}", style=styles.get(line[:1], "dim")) for line in lines[:_FIRST_LINES]]
+    return shown + _more(len(lines) - _FIRST_LINES)
+
+
+def detail_lines(request: JsonObject) -> list[Text]:
+    """The command and the changes that a request is about."""
+    detail: JsonObject = request.get("detail") or {}
+    lines: list[Text] = []
+    if command := detail.get("command"):
+        lines.append(Text.assemble(("  $ ", "bold yellow"), (str(command), "yellow")))
+    for change in detail.get("changes") or ():
+        lines.append(Text.assemble(("  ~ ", "bold green"), (str(change.get("path")), "green")))
+        lines += diff_lines(change.get("diff") or "")
+    return lines
 
 
 def _tool_started(data: JsonObject) -> list[Text]:
@@ -120,9 +134,16 @@ def _failed(data: JsonObject) -> list[Text]:
 def _some(text: str) -> list[Text]:
     lines = text.splitlines()
     shown = [Text(f"  {line}", style="dim") for line in lines[:_FIRST_LINES]]
-    if len(lines) > _FIRST_LINES:
-        shown.append(Text(f"  … {len(lines) - _FIRST_LINES} more lines", style="dim"))
-    return shown
+    return shown + _more(len(lines) - _FIRST_LINES)
+
+
+def _more(count: int) -> list[Text]:
+    return [Text(f"  … {count} more lines", style="dim")] if count > 0 else []
+
+
+def cut_line(run_id: str, seq: object, pointer: str) -> Text:
+    """Where the whole of a text is, of which not all is shown."""
+    return Text(f"  … cut; the whole: orchestrator artifact {run_id} {seq} {pointer}", style="yellow")
 
 
 def _short(arguments: Any) -> str:

@@ -99,7 +99,7 @@ def _cells(row: JsonObject, depth: int) -> dict[str, Text]:
         "backend": Text(row["backend"]),
         "age": Text(age(row["updated_at"])),
         "run": Text(row["run_id"], style="dim"),
-        "summary": Text(row["summary"]),
+        "summary": Text(one_line(row["summary"])),
     }
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from orchestrator.cli.lines import diff_lines, lines_of, todo_lines
+from orchestrator.cli.lines import cut_line, detail_lines, lines_of, todo_lines
 from orchestrator.cli.output import (
     INTERRUPTED,
     console,
@@ -28,6 +28,7 @@ from orchestrator.cli.output import (
     say,
 )
 from orchestrator.cli.reach import Reach
+from orchestrator.cli.reading import cut_in
 from orchestrator.errors import AlreadyAnswered, OrchestratorError
 from orchestrator.model import TERMINAL, WAITING, JsonObject
 from orchestrator.store.layout import RunDir
@@ -88,6 +89,8 @@ class Watcher:
         elif result := run.get("result"):
             if (text := str(result.get("final_response", ""))) and text != self._last_said:
                 console().print(Text(harmless(text)))
+            if "final_response_ref" in result:
+                console().print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
             if usage := result.get("usage"):
                 say("  ".join(f"{name} {value}" for name, value in usage.items()))
         return exit_code_of(status)
@@ -196,14 +199,11 @@ class Watcher:
             say(error.sentence)
 
     def _show_request(self, out: Console, request: JsonObject) -> None:
-        detail: JsonObject = request.get("detail") or {}
-        if command := detail.get("command"):
-            out.print(Text.assemble(("  $ ", "bold yellow"), (str(command), "yellow")))
-        for change in detail.get("changes") or ():
-            out.print(Text.assemble(("  ~ ", "bold green"), (str(change.get("path")), "green")))
-            for line in diff_lines(change.get("diff") or ""):
-                out.print(line)
+        for line in detail_lines(request):
+            out.print(line)
         options = () if request["kind"] == "approval" else request.get("options") or ()
+        for pointer in cut_in(self._run_dir, request):
+            out.print(cut_line(self._run_dir.run_id, request["seq"], pointer))
         for number, option in enumerate(options, 1):
             out.print(Text(f"  {number}  {option.get('label') or option['id']}"))
 

@@ -127,7 +127,14 @@ def console() -> Console:
     """The terminal, or whatever stdout is. Colour only where it is wanted (`NO_COLOR`, a pipe)."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    class Output(Console):
+        """Rich's own, but for a reader that went away, which `end` knows of."""
+
+        def on_broken_pipe(self) -> None:
+            """See `Console.on_broken_pipe`."""
+            raise BrokenPipeError
+
+    return Output(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def is_interactive() -> bool:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import (
     DONE,
@@ -25,9 +26,15 @@ from orchestrator.cli.reach import Reach
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
+from orchestrator.store.reader import RunReader
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PAGE_BYTES = 262_144
 WAIT_S = 50.0
+NARROW = 60
+"""A terminal of fewer columns has no room for the time and type of an event."""
 
 
 async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
@@ -40,7 +47,7 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         return DONE
     from rich.text import Text
 
-    from orchestrator.cli.lines import STYLES
+    from orchestrator.cli.lines import STYLES, cut_line
 
     out, run = console(), harmless(run)
     head = Text.assemble((run["agent_name"], "bold"), "  ", (run["status"], STYLES.get(run["status"], "")))
@@ -59,17 +66,38 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         if value:
             out.print(Text(f"{name:>8}  ", style="dim") + Text(str(value)))
     for request in run.get("pending", ()):
-        out.print(Text.assemble(("\n? ", "bold magenta"), (request["text"], "magenta")))
-        choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
-        out.print(Text(f"  {request['request_id']}, {request['kind']}{': ' + choices if choices else ''}", style="dim"))
+        _show_request(out, run_dir, request)
     if error := run.get("error"):
         out.print(Text(f"\n{error['code']}: {error['message']}", style="red"))
         out.print(Text(error["next_step"], style="dim"))
     if result := run.get("result"):
         out.print(Text("\n" + str(result.get("final_response", ""))))
+        if "final_response_ref" in result:
+            out.print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
         if usage := result.get("usage"):
             out.print(Text("  ".join(f"{name} {value}" for name, value in usage.items()), style="dim"))
     return DONE
+
+
+def _show_request(out: Console, run_dir: RunDir, request: JsonObject) -> None:
+    from rich.text import Text
+
+    from orchestrator.cli.lines import cut_line, detail_lines
+
+    out.print(Text.assemble(("\n? ", "bold magenta"), (request["text"], "magenta")))
+    choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
+    for line in detail_lines(request):
+        out.print(line)
+    for pointer in cut_in(run_dir, request):
+        out.print(cut_line(run_dir.run_id, request.get("seq"), pointer))
+    out.print(Text(f"  {request['request_id']}, {request['kind']}{': ' + choices if choices else ''}", style="dim"))
+
+
+def cut_in(run_dir: RunDir, request: JsonObject) -> list[str]:
+    """What of a request is not whole in it, as pointers into its event: nobody should approve half a command."""
+    event = RunReader(run_dir).event(request["seq"]) if request.get("seq") else None
+    refs: JsonObject = (event.data.get("artifact_refs") if event else None) or {}
+    return sorted({*refs, *(f"/request{pointer}" for pointer in request.get("clipped") or ())})
 
 
 async def events(
@@ -100,9 +128,11 @@ def _printer(*, as_json: bool) -> Callable[[JsonObject], None]:
     from orchestrator.cli.lines import lines_of
 
     out = console()
+    narrow = out.is_terminal and out.width < NARROW
 
     def show_event(event: JsonObject) -> None:
-        head = Text(f"{event['seq']:>5}  {event['ts'][11:19]}  {event['type']:<16} ", style="dim")
+        when = "" if narrow else f"{event['ts'][11:19]}  {event['type']:<16} "
+        head = Text(f"{event['seq']:>5}  {when}", style="dim")
         lines = lines_of(event) or [Text("")]
         for number, line in enumerate(lines):
             out.print((head if not number else Text(" " * len(head))) + line)

@@ -88,7 +88,7 @@ def _finished(workspace: Workspace) -> list[_Old]:
         return []
     for name in names:
         run_dir = workspace.run(name)
-        if run_dir.path.is_symlink():
+        if run_dir.path.resolve() != workspace.root.resolve() / "runs" / name:  # a link leads out of the store
             continue
         with contextlib.suppress(OrchestratorError):
             run = RunReader(run_dir).state().run

@@ -36,7 +36,7 @@ from orchestrator.model import (
     Run,
     Usage,
 )
-from tests.unit.agents import Agent, Desk, desk
+from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.runs import spec_in
 
 
@@ -325,3 +325,19 @@ async def test_an_answer_that_is_checked_fetches_nothing_from_the_network() -> N
         last = await last_event(spec, Run.queued(spec), Completed(final_response="{}"), bound=True)
     assert last.data["code"] == "invalid_output"
     assert callers == []
+
+
+async def test_a_request_that_is_shown_in_part_says_so(cwd: Path) -> None:
+    async def act(ctx: RunContext) -> Outcome:
+        command = "rm " + "x" * 30_000 + " && rm -rf /"
+        await ctx.ask(InputRequest(request_id="r1", kind="approval", text="may I?", detail={"command": command}))
+        return await nothing(ctx)
+
+    async with desk(cwd, Agent(act)) as tools:
+        run = await tools.settled(await tools.spawn())
+        (request,) = run["pending"]
+        assert request["clipped"] == ["/detail/command"]
+        given = {"run_id": run["run_id"], "seq": request["seq"], "field_path": "/request/detail/command"}
+        page = await tools.call("get_event_artifact", **given, limit=100_000)
+        assert page["content"].endswith("&& rm -rf /")
+        await tools.call("continue_run", run_id=run["run_id"], decision="deny")

@@ -1,0 +1,248 @@
+"""Reading runs from the command line: ls, show, events, artifact, in pipes and under unkind circumstances."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.complete import names
+from tests.system.hosts import ending
+from tests.system.shell import Shell, shell
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
+    """A shell with one host for this file."""
+    with shell(tmp_path_factory.mktemp("reading")) as place:
+        yield place
+
+
+@pytest.fixture
+def here(person: Shell, tmp_path: Path) -> Shell:
+    """The same shell in a directory of the test's own."""
+    return person.at(tmp_path / "project")
+
+
+def test_where_nothing_ran_lists_are_empty(here: Shell) -> None:
+    for words in (["ls"], ["ls", "--tree"], ["ls", "--status", "failed"]):
+        assert here.run(*words) == (0, "", "")
+    assert here.json("ls") == {"runs": []}
+    assert here.run("gc").code == 0
+    assert here.run("gc", "--json").lines == []
+    assert not (here.cwd / ".orchestrator").exists()
+
+
+def test_runs_are_listed_and_filtered(here: Shell) -> None:
+    ids = [here.detached("final one", "--role", "reviewer"), here.detached("fail no"), here.waiting("ask Which?")]
+    here.settled(*ids)
+    below = here.at(here.cwd / "below")
+    lower = below.over("final low")
+    rows = [line.split("\t") for line in here.ok("ls").splitlines()]
+    assert [row[0] for row in rows] == [lower, *reversed(ids)]
+    assert [row[1] for row in rows] == ["completed", "input_required", "failed", "completed"]
+    assert all(len(row) == 6 for row in rows)
+    expected = {
+        ("--status", "failed"): [ids[1]],
+        ("--status", "input_required"): [ids[2]],
+        ("--role", "reviewer"): [ids[0]],
+        ("--backend", "remote_a2a"): [],
+        ("--limit", "2"): [lower, ids[2]],
+        ("--session", here.state(ids[0])["session_id"]): [ids[0]],
+        ("-C", str(below.cwd)): [lower],
+    }
+    for words, found in expected.items():
+        assert [run["run_id"] for run in here.json("ls", *words)["runs"]] == found, words
+    assert here.json("ls", "--limit", "2")["next_cursor"] == ids[2]
+    assert {run["run_id"] for run in below.json("ls", "--all")["runs"]} >= {*ids, lower}
+
+
+def test_a_tree_shows_children_below_their_parents(here: Shell) -> None:
+    parent = here.detached("listen", "--name", "parent")
+    child = here.having(ORCHESTRATOR_RUN_ID=parent).detached("final x", "--name", "child")
+    here.settled(child)
+    here.over("final y", "--name", "other")
+    with here.terminal("ls", "--tree") as terminal:
+        assert terminal.ended() == 0
+        terminal.fits()
+        shown = [line.split("  ")[0] if "└" not in line else line.strip() for line in terminal.text.splitlines()]
+    names_shown = [line for line in shown if line.startswith(("parent", "└", "other"))]
+    assert [line.split()[0] for line in names_shown] == ["other", "parent", "└"], terminal.text
+    assert "└ child" in terminal.text
+    assert here.state(child)["parent_run_id"] == parent
+    here.ok("cancel", parent)
+
+
+def test_one_run_is_shown(here: Shell) -> None:
+    run_id = here.over("say hi\nusage 1 2\nfinal the end ☃", "--name", "nina")
+    assert here.json("show", run_id) == here.json("show", "nina")
+    text = here.ok("show", "nina")
+    assert all(words in text for words in (run_id, "nina", "completed", "scripted", "the end ☃", "input_tokens 1"))
+    failed = here.over("fail no luck")
+    assert "agent_error: no luck" in here.ok("show", failed)
+    asks = here.waiting("ask Which? | red | blue")
+    assert "red | blue" in here.ok("show", asks)
+
+
+def test_events_are_printed_filtered_and_followed(here: Shell) -> None:
+    run_id = here.detached("say one\ncommand ls -> a\nsay two\nlisten\nfinal end")
+    with ending(here.ground.start("events", "-f", "--json", run_id, cwd=here.cwd)) as following:
+        assert following.stdout is not None
+        seen = [json.loads(following.stdout.readline())]
+        while seen[-1]["data"].get("text") != "two":
+            seen.append(json.loads(following.stdout.readline()))
+        here.ok("say", run_id, "go")
+        seen += [json.loads(line) for line in following.stdout]
+        assert following.wait(20) == 0
+    every = here.run("events", run_id, "--json").lines
+    assert seen == every
+    assert [event["seq"] for event in every] == list(range(1, len(every) + 1))
+    some = here.run("events", run_id, "--json", "--types", "command_started, command_finished").lines
+    assert [event["type"] for event in some] == ["command_started", "command_finished"]
+    assert here.run("events", run_id, "--json", "--after", str(len(every) - 1)).lines == every[-1:]
+    assert here.run("events", run_id, "--after", "99") == (0, "", "")
+    plain = here.ok("events", run_id)
+    assert plain.count("\n") >= len(every)
+    assert here.ok("events", "-f", run_id) == plain
+    failed = here.detached("fail no")
+    assert here.run("events", "-f", failed).code == 1
+
+
+def test_an_artifact_comes_whole_to_stdout_or_a_file(here: Shell) -> None:
+    run_id = here.over("binary 700KB b\nartifact 300KB t\nsay é☃\ncommand ls -> 20KB")
+    fields = [
+        (event["seq"], pointer, ref["total_bytes"])
+        for event in here.run("events", run_id, "--json").lines
+        for pointer, ref in event["data"].get("artifact_refs", {}).items()
+    ]
+    assert {size for _, _, size in fields} >= {700 * 1024, 300 * 1024, 20 * 1024}
+    for seq, pointer, size in fields:
+        target = here.cwd / f"{seq}.bin"
+        whole = here.bytes("artifact", run_id, str(seq), pointer).stdout
+        assert len(whole) == size
+        assert here.run("artifact", run_id, str(seq), pointer, "-o", str(target)).code == 0
+        assert target.read_bytes() == whole
+        page = here.json("artifact", run_id, str(seq), pointer)
+        assert (page["total_bytes"], page["has_more"]) == (size, True)
+    binary, pointer, _ = fields[0]
+    with here.terminal("artifact", run_id, str(binary), pointer) as terminal:
+        assert terminal.ended() == 2
+        assert "--output" in terminal.text
+    with here.terminal("artifact", run_id, str(binary), pointer, "-o", "x.bin") as terminal:
+        assert terminal.ended() == 0
+        assert "716,800 of 716,800 bytes" in terminal.text
+    kept = here.cwd / "kept.txt"
+    kept.write_text("mine")
+    for words in (["99", "/x"], [str(binary), "/nowhere"]):
+        assert here.run("artifact", run_id, *words, "-o", str(kept)).code == 4
+    assert kept.read_text() == "mine"
+    for bad in ("/nowhere/at/all", str(here.cwd)):
+        assert here.run("artifact", run_id, str(binary), pointer, "-o", bad).code == 2
+    assert here.run("artifact", run_id, "one", "/x").code == 2
+
+
+def test_a_thousand_runs_are_listed(here: Shell) -> None:
+    first = here.over("final first of all")
+    runs = here.cwd / ".orchestrator" / "runs"
+    letters = "0123456789abcdefghjkmnpqrstvwxyz"
+    for number in range(1000):
+        run_id = first[:-2] + letters[number // 32] + letters[number % 32]
+        if run_id == first:
+            continue
+        shutil.copytree(runs / first, runs / run_id)
+        for file in (runs / run_id).iterdir():
+            if file.suffix in (".json", ".jsonl"):
+                file.write_bytes(file.read_bytes().replace(first.encode(), run_id.encode()))
+    assert len(here.json("ls", "--limit", "5000")["runs"]) >= 999
+    assert here.ok("ls").count("\n") == 20
+    for line, count in {
+        "ls -n 5000 | head -1": 1,
+        "gc --keep 0 | head -2": 2,
+    }.items():
+        done = here.piped(f"orchestrator {line}")
+        assert (done.code, done.out.count("\n")) == (0, count), done
+        assert "BrokenPipe" not in done.err
+    with here.terminal("ls", "-n", "5000", columns=40) as terminal:
+        assert terminal.ended() == 0
+        terminal.fits()
+        assert terminal.text.count("\n") >= 1000
+
+
+def test_a_reader_that_goes_away_ends_a_command_in_silence(here: Shell) -> None:
+    run_id = here.over("events 20 3000\nartifact 200KB a\nfinal x")
+    seq = next(e["seq"] for e in here.run("events", run_id, "--json").lines if e["type"] == "artifact_added")
+    for words in (
+        ["ls"],
+        ["ls", "--json"],
+        ["show", run_id],
+        ["events", run_id],
+        ["events", "-f", run_id, "--json"],
+        ["wait", run_id],
+        ["artifact", run_id, str(seq), "/text"],
+        ["config"],
+        ["doctor", "--json"],
+        ["clients"],
+        ["gc", "--keep", "0"],
+        ["--help"],
+        ["run", "-b", "scripted", "--json", "events 20 3000"],
+    ):
+        source, sink = os.pipe()
+        os.close(source)
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            cwd=here.cwd,
+            env=here.environment,
+            timeout=20,
+        )
+        os.close(sink)
+        assert b"Broken" not in done.stderr, (words, done.stderr)
+        assert b"Traceback" not in done.stderr, (words, done.stderr)
+        assert done.returncode in ((0, 1) if words == ["--help"] else (0,)), (words, done)
+
+
+def test_a_full_disk_or_a_missing_stream_is_no_defect(here: Shell) -> None:
+    run_id = here.over("say hi\nfinal x")
+    for words in (f"show {run_id}", f"events {run_id} --json", "ls", "config", f"artifact {run_id} 3 /text"):
+        if Path("/dev/full").exists():
+            full = here.piped(f"orchestrator {words} >/dev/full")
+            assert (full.code, "No space left" in full.err) == (1, True), (words, full)
+        closed = here.piped(f"orchestrator {words} >&-")
+        assert closed.code == 0, (words, closed)
+    for words in ("ls", f"show {run_id}"):
+        assert here.piped(f"orchestrator {words} <&- 2>&-").code == 0
+    assert here.piped("orchestrator run -b scripted 'ask Which?' <&- >&- 2>&-").code == 10
+    assert here.piped("orchestrator show nobody 2>&-").code == 4
+    assert here.piped("orchestrator run -b scripted - <&-").code == 2
+
+
+def test_words_of_another_language_pass_in_any_locale(here: Shell) -> None:
+    for env in ({"LANG": "C", "LC_ALL": "C"}, {"LANG": "", "LC_ALL": "POSIX"}, {"PYTHONIOENCODING": "ascii"}):
+        place = here.having(**env)
+        done = place.bytes("run", "-b", "scripted", "say 漢字 ☃\ntodo é\nfinal ü")
+        assert done.returncode == 0, done
+        if "PYTHONIOENCODING" not in env:
+            assert "漢字 ☃".encode() in done.stdout
+        assert "漢字 ☃".encode() in place.bytes("events", "--json", here.json("ls")["runs"][0]["run_id"]).stdout
+
+
+def test_names_and_ids_are_completed(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here.cwd)
+    assert names("") == []
+    run_id = here.detached("final x", "--name", "nina")
+    (here.cwd / ".orchestrator" / "runs" / "no run").mkdir()
+    assert names("") == ["nina", run_id]
+    assert (names("ni"), names("run_"), names("x")) == (["nina"], [run_id], [])
+    asked = here.having(_ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS="orchestrator show ni", COMP_CWORD="2")
+    assert asked.ok() == "nina\n"
+    assert "_ORCHESTRATOR_COMPLETE" in here.having(SHELL="/bin/bash").ok("--show-completion", "bash")

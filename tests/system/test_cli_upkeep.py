@@ -1,0 +1,179 @@
+"""Looking after things from the command line: gc removes what it may and nothing else; config; host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.system.hosts import ending
+from tests.system.shell import Shell, shell
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
+    """A shell with one host for this file."""
+    with shell(tmp_path_factory.mktemp("upkeep")) as place:
+        yield place
+
+
+@pytest.fixture
+def here(person: Shell, tmp_path: Path) -> Shell:
+    """The same shell in a directory of the test's own."""
+    return person.at(tmp_path / "project")
+
+
+def runs_of(here: Shell) -> set[str]:
+    """The runs on disk."""
+    return {path.name for path in (here.cwd / ".orchestrator" / "runs").iterdir()}
+
+
+def three_runs(here: Shell) -> list[str]:
+    """Three runs that are over: of 60 days, of 40 days and 200 KB, and of today. Oldest first."""
+    ids: list[str] = []
+    for prompt, days in (("final a", 60), ("artifact 200KB a", 40), ("final c", 0)):
+        run_id = here.over(prompt)
+        ids.append(run_id)
+        if days:
+            old = (datetime.now(UTC) - timedelta(days=days)).strftime("%Y-%m-%d").encode()
+            today = here.state(run_id)["completed_at"][:10].encode()
+            for file in (here.cwd / ".orchestrator" / "runs" / run_id).glob("*.json*"):
+                file.write_bytes(file.read_bytes().replace(today, old))
+    return ids
+
+
+def test_gc_lists_first_and_deletes_only_when_told(here: Shell) -> None:
+    oldest, large, newest = three_runs(here)
+    listed = {
+        (): [large, oldest],
+        ("--older-than", "50d"): [oldest],
+        ("--older-than", "99999999999d"): [],
+        ("--keep", "1"): [large, oldest],
+        ("--keep", "0"): [newest, large, oldest],
+        ("--max-size", "100KB"): [large, oldest],
+        ("--keep", "2", "--older-than", "1000d"): [oldest],
+    }
+    for words, expected in listed.items():
+        rows = here.run("gc", *words, "--json").lines
+        assert [row["run_id"] for row in rows] == expected, words
+        assert all(row["removed"] is False for row in rows)
+    assert runs_of(here) == {oldest, large, newest}
+    plain = here.run("gc")
+    assert "2 runs" in plain.err
+    assert "--delete" in plain.err
+    done = here.run("gc", "--older-than", "30d", "--delete", "--json")
+    assert {row["run_id"] for row in done.lines if row["removed"]} == {oldest, large}
+    assert runs_of(here) == {newest}
+    assert [run["run_id"] for run in here.json("ls")["runs"]] == [newest]
+    assert here.run("show", oldest).code == 4
+    here.ok("gc", "--max-size", "0KB", "--delete")
+    assert runs_of(here) == set()
+    assert here.json("ls")["runs"] == []
+    assert "x" in here.ok("run", "-b", "scripted", "final x")
+
+
+def test_gc_never_touches_a_live_run(here: Shell) -> None:
+    ids = {here.detached("sleep 60"), here.waiting("ask Which?")}
+    done = here.run("gc", "--keep", "0", "--delete")
+    assert (done.code, runs_of(here)) == (0, ids)
+    (here.cwd / ".orchestrator" / "runs" / min(ids) / "run.json").unlink()  # a cache that may be missing
+    here.ok("gc", "--keep", "0", "--delete")
+    assert runs_of(here) == ids
+    here.ok("cancel", *ids)
+    here.ok("gc", "--keep", "0", "--delete")
+    assert runs_of(here) == set()
+
+
+def test_gc_follows_no_link_out_of_its_store(here: Shell, tmp_path: Path) -> None:
+    oldest, *_ = three_runs(here)
+    runs, elsewhere = here.cwd / ".orchestrator" / "runs", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (runs / oldest).rename(elsewhere / oldest)
+    (runs / oldest).symlink_to(elsewhere / oldest)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    other = next(path for path in runs.iterdir() if not path.is_symlink())
+    (other / "link").symlink_to(precious)
+    (runs / "not a run").mkdir()
+    here.ok("gc", "--keep", "0", "--delete")
+    assert (elsewhere / oldest / "events.jsonl").exists()
+    assert (precious / "file").exists()
+    assert runs_of(here) == {oldest, "not a run"}
+    runs.rename(tmp_path / "moved")
+    runs.symlink_to(elsewhere)
+    here.run("gc", "--keep", "0", "--delete")
+    assert (elsewhere / oldest / "events.jsonl").exists()
+
+
+def test_gc_leaves_what_it_does_not_understand(here: Shell) -> None:
+    oldest, damaged, newest = three_runs(here)
+    store = here.cwd / ".orchestrator"
+    (store / "runs" / damaged / "events.jsonl").write_bytes(b"\x00 not json\n" * 3)
+    (store / "runs" / damaged / "run.json").unlink()
+    here.ok("gc", "--keep", "0", "--delete")
+    assert runs_of(here) == {damaged}
+    version = store / "VERSION"
+    version.write_text("999")
+    done = here.run("gc", "--keep", "0", "--delete")
+    assert (done.code, "store_version" in done.err) == (1, True), done
+    assert here.run("gc", "--json").json["error"]["code"] == "store_version"
+    assert oldest != newest
+
+
+def test_wrong_bounds_are_refused(here: Shell) -> None:
+    bad = [["--older-than", "soon"], ["--older-than", "-1d"], ["--keep", "-1"], ["--max-size", "5"], ["--keep", "x"]]
+    for words, done in zip(bad, here.all([["gc", *words] for words in bad]), strict=True):
+        assert (done.code, done.out) == (2, ""), (words, done)
+
+
+def test_settings_are_shown_with_where_they_come_from(here: Shell) -> None:
+    (here.cwd / ".orchestrator.toml").write_text('max_depth = 1\nmask_env = ["A"]\nmax_runs_per_tree = 10000\n')
+    place = here.having(ORCHESTRATOR_BACKEND="scripted", ORCHESTRATOR_LOG_LEVEL="debug")
+    document = place.json("config")
+    settings = document["settings"]
+    assert settings["max_depth"] == {"value": 1, "source": str(here.cwd / ".orchestrator.toml")}
+    assert settings["backend"] == {"value": "scripted", "source": "ORCHESTRATOR_BACKEND"}
+    assert settings["mask_env"]["value"] == ["A"]
+    assert settings["host_idle_s"] == {"value": 600.0, "source": "default"}
+    assert "max_runs_per_tree" in document["notices"][0]
+    plain = place.run("config")
+    assert "max_depth\t1\t" in plain.out
+    assert "max_runs_per_tree" in plain.err
+    (here.cwd / ".orchestrator.toml").write_text("max_dept = 1")
+    for words in (["config"], ["run", "x"]):
+        done = here.run(*words)
+        assert (done.code, "'max_depth'" in done.err) == (2, True), (words, done)
+
+
+def test_the_host_is_looked_at_and_stopped(here: Shell) -> None:
+    run_id = here.detached("sleep 60")
+    status = here.json("host", "status")
+    assert (status["running"], status["live"] >= 1) == (True, True)
+    assert "live runs" in here.ok("host", "status")
+    assert "listens" in here.ok("host", "logs", "-n", "1000")
+    assert here.piped("orchestrator host logs | head -1").code == 0
+    assert "the host is gone" in here.ok("host", "stop", "--cancel")
+    assert here.run("host", "status").code == 6
+    assert here.run("host", "status", "--json").json == {"running": False}
+    assert here.json("show", run_id)["status"] == "cancelled"
+    assert here.run("host", "stop").code == 0
+    here.ok("host", "start")
+    assert here.json("host", "status")["live"] == 0
+
+
+def test_a_run_whose_host_was_killed_is_told_truly(here: Shell) -> None:
+    run_id = here.detached("sleep 60")
+    with ending(here.ground.start("wait", run_id, cwd=here.cwd)) as waiting:
+        here.ground.kill_host()
+        assert waiting.wait(20) == 1
+    (run,) = here.json("ls")["runs"]
+    assert run["status"] == "failed"
+    assert "host_lost" in here.ok("show", run_id)
+    assert here.run("events", "-f", run_id).code == 1
+    assert os.listdir(here.cwd / ".orchestrator" / "runs") == [run_id]
