@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.bench import host, limits, local, remote, server
+from tests.bench import cli, host, kill, limits, local, reliability, remote, server
 from tests.bench.figures import Figure, Report, compare, machine, versions
 from tests.bench.workbench import ROOT
 
@@ -36,6 +36,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "reaching": host.reaching,
     "calling": host.calling,
     "waiting": host.waiting,
+    "answering": cli.answering,
+    "following": cli.following,
 }
 HEAVY: dict[str, Measurement] = {"tails-1M": partial(local.tails, 1_000_000)}
 
@@ -48,6 +50,8 @@ def main() -> int:
     if options.command == "compare":
         print(compare(options.old, options.new))
         return 0
+    if options.command == "kill":
+        return asyncio.run(_kill(options.n, options.seed))
     logging.disable(logging.WARNING)  # runs that a measurement ends on purpose
     known = MEASUREMENTS | HEAVY
     names = options.only or (known if options.heavy else MEASUREMENTS)
@@ -68,6 +72,22 @@ def main() -> int:
     return 1 if missed else 0
 
 
+async def _kill(count: int, seed: int) -> int:
+    logging.disable(logging.WARNING)
+    findings = kill.Findings()
+    async for line in kill.killing(findings, count, seed):
+        print(line, file=sys.stderr, flush=True)
+    report = ROOT / "build" / "kill.json"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_bytes(reliability.figures(findings).to_json())
+    report.with_suffix(".broken").write_text("\n".join(reliability.everything_broken(findings)), encoding="utf-8")
+    document = reliability.document(findings, f"scripts/bench kill --n {count} --seed {seed}")
+    reliability.DOCUMENT.write_text(document, encoding="utf-8")
+    missed = reliability.missed(findings)
+    print(f"missed: {', '.join(missed)}" if missed else "nothing was lost", file=sys.stderr)
+    return 1 if missed else 0
+
+
 async def _collect(measurement: Measurement) -> list[Figure]:
     found = measurement()
     return list(found) if isinstance(found, Iterator) else [figure async for figure in found]
@@ -77,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures what the README claims; exits with 1 when a goal is missed.",
-        epilog="scripts/bench compare A.json B.json shows two reports side by side.",
+        epilog="scripts/bench compare A.json B.json shows two reports side by side; kill writes docs/reliability.md.",
     )
     parser.add_argument("--heavy", action="store_true", help="also what takes minutes: a log of 1,000,000 events")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="where the figures go")
@@ -88,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     comparing = commands.add_parser("compare", help="ratios of two reports")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
+    killing = commands.add_parser("kill", help="kills real processes, and writes docs/reliability.md")
+    killing.add_argument("--n", type=int, default=200, help="how many, round-robin over four kinds of victims (200)")
+    killing.add_argument("--seed", type=int, default=1, help="of the first campaign; the others count from there (1)")
     return parser
 
 
