@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -98,11 +99,28 @@ def reap(runs: Mapping[str, JsonObject | None]) -> int:
                 kill(process)
             except psutil.Error:
                 continue
-        if not psutil.wait_procs(found, REAP_S)[1]:
+        if _all_end(found, REAP_S):
             break
     if found:
         logger.warning("ended %d processes that were left behind: %s", len(found), [p.pid for p in found])
     return len(found)
+
+
+def _all_end(processes: list[psutil.Process], within_s: float) -> bool:
+    """Waits until all have ended. A zombie has: whoever should collect it may never do so, as in many containers."""
+    deadline = time.monotonic() + within_s
+    while not all(map(_has_ended, processes)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return True
 
 
 def _is_left_of(process: psutil.Process, runs: Mapping[str, JsonObject | None]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from backends import BACKENDS, SCRIPTED, Backends
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.store.layout import Home
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts jobs in the background with Ctrl-C ignored, and every process of a test would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

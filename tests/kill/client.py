@@ -66,13 +66,29 @@ class Client:
                 limit=LINE_BYTES,
             )
         )
-        assert client.process.stdout is not None
-        client.bridge = int(json.loads(await client.process.stdout.readline())["bridge"])
-        client._reading = asyncio.create_task(client._read())
-        about = {"name": "kill", "version": "0"}
-        await client.request("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=about)
-        client._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        try:
+            await client._open()
+        except BaseException:  # nobody else knows of the process
+            await client.kill()
+            raise
         return client
+
+    async def _open(self) -> None:
+        assert self.process.stdout is not None
+        first = await self.process.stdout.readline()
+        if not first.endswith(b"\n"):
+            raise Gone
+        self.bridge = int(json.loads(first)["bridge"])
+        self._reading = asyncio.create_task(self._read())
+        about = {"name": "kill", "version": "0"}
+        await self.request("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=about)
+        self._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    async def kill(self) -> None:
+        """Kills the client alone, and returns when nothing of it is left here."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.end()
 
     async def request(self, method: str, **params: Any) -> JsonObject:
         """The result of a request.

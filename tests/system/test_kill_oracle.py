@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import psutil
 import pytest
 
 from orchestrator.model import JsonObject
@@ -146,7 +146,8 @@ async def test_a_process_that_is_left_is_found_and_ended(tmp_path: Path) -> None
     async with open_arena(tmp_path) as arena:
         lost = await arena.client()
     assert [broken.promise for broken in arena.ledger.broken] == [Promise.PROCESSES]
-    assert lost.process.returncode is not None or not psutil.pid_exists(lost.process.pid)
+    await lost.end()
+    assert lost.process.returncode == -signal.SIGKILL
 
 
 def test_what_was_lost_is_told_in_the_document() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -342,7 +343,7 @@ async def test_what_a_dead_owner_left_of_an_agent_is_ended(home: Home, cwd: Path
             log.close()
             async with desk(cwd, Agent(nothing)) as tools:
                 assert (await tools.call("get_run", run_id=log.run.run_id))["error"]["code"] == "host_lost"
-            assert not psutil.pid_exists(process.pid)
+            assert process.wait(10) == -signal.SIGTERM
             assert bystander.poll() is None
         finally:
             process.kill()
