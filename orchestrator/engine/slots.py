@@ -74,15 +74,17 @@ class Slots:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
                 heapq.heapify(self._waiting)
-            else:  # it was given in the same moment
+            elif not waiting.turn.cancelled():  # it was given in the same moment
                 self.changed(-1)
             raise
 
     def _move_up(self) -> None:
         """Gives free slots to those who wait."""
         while self._waiting and self._held < self._cap:
-            self._held += 1
-            heapq.heappop(self._waiting).turn.set_result(None)
+            turn = heapq.heappop(self._waiting).turn
+            if not turn.done():  # a cancelled one has not yet heard of it
+                self._held += 1
+                turn.set_result(None)
 
     def changed(self, by: int) -> None:
         """A slot was taken (1) or given back (-1)."""

@@ -115,6 +115,20 @@ async def test_a_cancelled_one_takes_no_slot_with_it(when: str) -> None:
     await queue.close()
 
 
+async def test_many_that_are_cancelled_at_once_leave_their_slots_to_the_rest() -> None:
+    queue = Queue(1)
+    for name in "abcd":
+        await queue.ask(name)
+    tasks = [queue._tasks[name] for name in "abc"]  # pyright: ignore[reportPrivateUsage]
+    for task in tasks:
+        task.cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in done), done
+    await asyncio.sleep(0)
+    assert queue.order == ["a", "d"]
+    await queue.close()
+
+
 async def test_more_slots_let_more_in() -> None:
     queue = Queue(0)
     for name in "abc":
