@@ -26,7 +26,6 @@ class Files:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self._recovering = False
 
     def log_of(self, run_id: str) -> RunLog | None:
         """No run lives in a command."""
@@ -40,7 +39,7 @@ class Files:
         """The run now."""
         reader = RunReader(run_dir)
         run = (await asyncio.to_thread(reader.state)).run
-        if run.terminal or self._recovering or await asyncio.to_thread(is_owned, run_dir):
+        if run.terminal or await asyncio.to_thread(is_owned, run_dir):
             return run
         await command("get_run", {"run_id": run.run_id}, Path.cwd())  # the host recovers what it is asked for
         return (await asyncio.to_thread(reader.state)).run

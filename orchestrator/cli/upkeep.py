@@ -107,8 +107,7 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     except Conflict:
         say(f"{run_dir.run_id} is in use and stays")
         return False
-    for folder in (home.runs, home.live):
-        (folder / run_dir.run_id).unlink(missing_ok=True)
+    home.forget(run_dir.run_id)
     return True
 
 

@@ -164,18 +164,19 @@ def within_reach(path: str) -> Generator[str]:
 def peer_uid(connection: socket.socket) -> int:
     """The user at the other end of a Unix socket, as the kernel knows it."""
     if sys.platform == "linux":
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return struct.unpack("3i", credentials)[1]
+        return _credentials(connection)[1]
     local_peercred, size = 1, struct.calcsize("IIh16I")  # struct xucred: version, uid, number of groups, groups
     return struct.unpack("IIh16I", connection.getsockopt(0, local_peercred, size))[1]
 
 
 def peer_pid(connection: socket.socket) -> int | None:
     """The process at the other end, where the kernel tells it."""
-    if sys.platform != "linux":
-        return None
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", credentials)[0]
+    return _credentials(connection)[0] if sys.platform == "linux" else None
+
+
+def _credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end, on Linux (struct ucred)."""
+    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
 
 
 def hello(**more: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import orjson
@@ -87,7 +86,7 @@ def was_answered(run_dir: RunDir, spec: RunSpec) -> bool:
 
 def discard(home: Home, run_dir: RunDir, spec: RunSpec) -> None:
     """Takes back a run that was never answered to anybody and had not begun. Only for who holds its lock."""
-    _forget(home, spec.run_id)
+    home.forget(spec.run_id)
     shutil.rmtree(run_dir.path, ignore_errors=True)
     if spec.session_mode != "resume":
         sessions.remove(run_dir.workspace, spec.session_id)
@@ -116,15 +115,10 @@ def _write(
     undo(shutil.rmtree, run_dir.path, ignore_errors=True)
     log = RunLog.create(run_dir, document, mask, socket)
     undo(log.close)
-    undo(_forget, home, spec.run_id)
+    undo(home.forget, spec.run_id)
     home.add(run_dir, live=True)
     sync_directory(str(run_dir.path.parent))
     return log, spec
-
-
-def _forget(home: Home, run_id: str) -> None:
-    for folder in (home.runs, home.live):
-        Path(folder / run_id).unlink(missing_ok=True)
 
 
 def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:

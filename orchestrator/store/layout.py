@@ -154,6 +154,11 @@ class Home:
         """Takes a run that is over out of `live`."""
         (self.live / run_id).unlink(missing_ok=True)
 
+    def forget(self, run_id: str) -> None:
+        """Takes a run out of the index altogether: its directory is gone, or about to go."""
+        for folder in (self.runs, self.live):
+            (folder / run_id).unlink(missing_ok=True)
+
     def living(self) -> list[RunDir]:
         """The runs that were not over when somebody last looked, oldest first; dead entries are pruned."""
         try:
