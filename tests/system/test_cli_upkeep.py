@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.hosts import ending
+from tests.system.hosts import ending, until
 from tests.system.shell import Shell, shell
 
 pytestmark = pytest.mark.system
@@ -169,6 +169,8 @@ def test_the_host_is_looked_at_and_stopped(here: Shell) -> None:
 
 def test_a_run_whose_host_was_killed_is_told_truly(here: Shell) -> None:
     run_id = here.detached("sleep 60")
+    # one that has not begun would be begun by the next host
+    until(lambda: here.state(run_id)["status"] == "running", "the run has begun")
     with ending(here.ground.start("wait", run_id, cwd=here.cwd)) as waiting:
         here.ground.kill_host()
         assert waiting.wait(20) == 1
