@@ -9,7 +9,10 @@ from importlib import import_module
 from orchestrator.backend import Backend
 from orchestrator.errors import BackendUnavailable, InvalidArgument, nearest
 
-BACKENDS: Mapping[str, str] = {"remote_a2a": "backends.remote_a2a.backend:RemoteA2A"}
+BACKENDS: Mapping[str, str] = {
+    "claude_code": "backends.claude_code.backend:ClaudeCode",
+    "remote_a2a": "backends.remote_a2a.backend:RemoteA2A",
+}
 """Name -> `module:class`. A class is made once per load, without arguments."""
 
 SCRIPTED: Mapping[str, str] = {"scripted": "test_agents.scripted:Scripted"}

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal, Protocol
 
+from orchestrator.config import Settings
 from orchestrator.events import Update
 from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec
 
-Ability = Literal["steer", "resume", "fork", "permission", "images", "attach"]
+Ability = Literal["steer", "resume", "fork", "permission", "images", "attach", "max_turns", "max_cost_usd"]
+"""The last two are limits that a backend can keep; a limit that it cannot keep is refused."""
 
 
 class RunContext(Protocol):
@@ -21,6 +23,16 @@ class RunContext(Protocol):
     @property
     def env(self) -> Mapping[str, str]:
         """The environment of the client that asked for the run. Held in memory only."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this process: those that only the user's own file can widen are the same for everybody."""
+        ...
+
+    @property
+    def grace_s(self) -> float:
+        """How long cleaning up may take once the run is cancelled, in seconds; little when this process ends."""
         ...
 
     @property
@@ -68,12 +80,16 @@ class Backend(Protocol):
         """What it supports; the engine refuses the rest as `unsupported`."""
         ...
 
-    def check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec, settings: Settings) -> None:
         """Refuses what can be known to be wrong before anything starts. No I/O.
+
+        Args:
+            settings: those in force for the caller.
 
         Raises:
             InvalidArgument: `backend_config` or a limit is wrong.
             Unsupported: the agent cannot do what was asked.
+            PermissionCeiling: the user's settings do not allow it.
         """
         ...
 

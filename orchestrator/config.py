@@ -52,6 +52,8 @@ class Settings:
     env_deny: tuple[str, ...] = setting((), "variables that no agent gets; * stands for anything", "union")
     env_allow: tuple[str, ...] = setting((), "if given, the only variables that agents get", "user")
     mask_env: tuple[str, ...] = setting((), "further variables whose values are masked in all files", "union")
+    claude_cli: str = setting("", "the Claude Code to run; otherwise that of the extra, or on PATH", "user")
+    codex_cli: str = setting("", "the Codex to run; otherwise that of the extra, or on PATH", "user")
     backend: str = setting("", "what `orchestrator run` uses without --backend")
     host_idle_s: float = setting(600.0, "seconds that a host stays without clients and live runs")
     log_level: str = setting("info", "what the host logs", "free", ("debug", "info", "warning", "error"))

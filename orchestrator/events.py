@@ -17,6 +17,7 @@ from orchestrator.model import (
     InputRequest,
     JsonObject,
     Message,
+    Role,
     Run,
     Status,
     Usage,
@@ -81,6 +82,16 @@ class AgentMessage(Update):
     type: ClassVar[str] = "agent_message"
     text: str
     parts: list[JsonObject] | None = None
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageAdded(Update):
+    """A message in the conversation that is neither the agent's answer nor its caller's: a sub-agent's, for example."""
+
+    type: ClassVar[str] = "message_added"
+    role: Role
+    text: str
     message_id: str | None = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Collection, Mapping
@@ -24,9 +25,12 @@ logger = logging.getLogger(__name__)
 
 MARKER = "ORCHESTRATOR_RUN_ID"
 """In the environment of every process of a local agent: the run that it belongs to."""
+FILES_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)
+"""The limits on open files as they were when this process began: agents get these."""
 REAP_S = 2.0
 """How long a process may take to end before it is killed."""
 
+_ROUNDS = 4
 _SAME_START_S = 0.02
 """psutil computes start times from clock ticks; two readings of one process differ by less than this."""
 
@@ -83,27 +87,37 @@ def ancestor_among(pid: int, known: Collection[int]) -> int | None:
         return None
 
 
-def reap(runs: Mapping[str, JsonObject | None]) -> int:
-    """Ends what dead owners left behind of the agents of these runs. Blocks for up to twice REAP_S.
+def reap(runs: Mapping[str, JsonObject | None], *, at_once: bool = False) -> int:
+    """Ends what is left of the agents of these runs. Blocks for twice REAP_S at the most, if nothing new is started.
 
     Args:
         runs: by run id, the agent's process group as `owner.json` has it, if it has one.
+        at_once: kill, without asking first.
 
     Returns:
         How many processes there were.
     """
-    found = [process for process in psutil.process_iter() if _is_left_of(process, runs)]
-    for kill in (psutil.Process.terminate, psutil.Process.kill):
-        for process in found:
+    ended: list[int] = []
+    for _ in range(_ROUNDS):  # what was just being started when we looked is found the next time
+        found = [process for process in psutil.process_iter() if _is_left_of(process, runs)]
+        if not found:
+            break
+        ended += [process.pid for process in found]
+        _end(found, at_once=at_once)
+    if ended:
+        logger.info("ended %d processes that were left behind: %s", len(ended), ended)
+    return len(ended)
+
+
+def _end(processes: list[psutil.Process], *, at_once: bool) -> None:
+    for kill in (psutil.Process.kill,) if at_once else (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
             try:
                 kill(process)
             except psutil.Error:
                 continue
-        if _all_end(found, REAP_S):
-            break
-    if found:
-        logger.warning("ended %d processes that were left behind: %s", len(found), [p.pid for p in found])
-    return len(found)
+        if _all_end(processes, REAP_S):
+            return
 
 
 def _all_end(processes: list[psutil.Process], within_s: float) -> bool:
@@ -127,6 +141,8 @@ def _is_left_of(process: psutil.Process, runs: Mapping[str, JsonObject | None]) 
     if process.pid == os.getpid():
         return False
     try:
+        if process.status() == psutil.STATUS_ZOMBIE:  # whoever should collect it
+            return False
         if process.environ().get(MARKER) in runs:
             return True
         group = os.getpgid(process.pid)

@@ -11,7 +11,7 @@ import contextlib
 import hmac
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -77,6 +77,8 @@ class Settings:
     streaming: bool = True
     tck: bool = False
     """Also play the script of the compatibility kit."""
+    env: Mapping[str, str] | None = None
+    """The environment of the agents; None for that of this process."""
 
 
 class Executor(AgentExecutor):
@@ -86,6 +88,7 @@ class Executor(AgentExecutor):
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
+        self._env = dict(os.environ) if settings.env is None else settings.env
         self._works: dict[str, Work] = {}
         self._contexts: dict[str, Path] = {}
         self._sessions: dict[str, str] = {}
@@ -112,7 +115,7 @@ class Executor(AgentExecutor):
             return
         await updater.start_work()
         rich = URI in (context.requested_extensions or ())
-        work = self._works[task_id] = Work(self._backend, spec, dict(os.environ), rich=rich)
+        work = self._works[task_id] = Work(self._backend, spec, self._env, rich=rich)
         await self._pump(task_id, work, updater)
 
     async def _continue(self, context: RequestContext, updater: TaskUpdater) -> None:

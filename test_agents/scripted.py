@@ -42,6 +42,7 @@ from pathlib import Path
 import orjson
 
 from orchestrator.backend import Ability, RunContext
+from orchestrator.config import Settings
 from orchestrator.events import (
     AgentMessage,
     ArtifactAdded,
@@ -72,7 +73,7 @@ class Scripted:
     def __init__(self) -> None:
         self._sessions: dict[str, list[str]] = {}
 
-    def check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec, settings: Settings) -> None:
         """See `Backend.check`. Takes any configuration."""
 
     def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:

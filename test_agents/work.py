@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from a2a.server.tasks import TaskUpdater
@@ -18,8 +19,10 @@ from google.protobuf.json_format import ParseDict
 
 from backends.remote_a2a.extension import DURABLE, EVENTS_ARTIFACT, FINAL_ARTIFACT, URI, carried, envelope
 from orchestrator.backend import Backend
+from orchestrator.config import Settings, load
 from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, SessionBound, Started, Update
+from orchestrator.home import default_home
 from orchestrator.model import (
     Answer,
     Cancelled,
@@ -38,7 +41,7 @@ logger = logging.getLogger(__name__)
 WORKING = TaskState.TASK_STATE_WORKING
 OUTBOX = 64
 DURABLE_EVENTS = 500
-STOP_S = 5.0
+STOP_S = 10.0
 
 
 class Work:
@@ -63,6 +66,16 @@ class Work:
         self._task = asyncio.create_task(self._run(), name=f"work {spec.run_id}")
 
     # ---- what the backend may do: RunContext ----
+
+    @property
+    def settings(self) -> Settings:
+        """See `RunContext.settings`."""
+        return load(Path(default_home()), None, self.env).settings
+
+    @property
+    def grace_s(self) -> float:
+        """See `RunContext.grace_s`."""
+        return STOP_S
 
     @property
     def leaving(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.remote_a2a.options import Options, read_options
 from orchestrator.backend import Ability, RunContext
+from orchestrator.config import Settings
 from orchestrator.errors import BackendError, InvalidArgument
 from orchestrator.model import Outcome, RunSpec
 
@@ -29,7 +30,7 @@ class RemoteA2A:
     def __init__(self) -> None:
         self._tls: ssl.SSLContext | None = None
 
-    def check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec, settings: Settings) -> None:
         """See `Backend.check`."""
         read_options(spec.backend_config)
 

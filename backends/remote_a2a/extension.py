@@ -17,6 +17,7 @@ from orchestrator.events import (
     CommandStarted,
     CommandUpdated,
     FileChanged,
+    MessageAdded,
     Progress,
     Reasoning,
     TodoUpdated,
@@ -37,6 +38,7 @@ EVENTS_ARTIFACT = "orchestration-events"
 _CARRIED: dict[str, type[Update]] = {
     cls.type: cls
     for cls in (
+        MessageAdded,
         Reasoning,
         CommandStarted,
         CommandUpdated,

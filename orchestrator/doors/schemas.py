@@ -89,7 +89,10 @@ TOOLS: tuple[Tool, ...] = (
                 "default": "ask",
                 "description": "ask: approvals become pending requests",
             },
-            "limits": _o("{timeout_s, input_timeout_s, queue_ttl_s}: seconds of work, for each answer, in the queue"),
+            "limits": _o(
+                "{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd}: seconds of work, for each answer, "
+                "in the queue; calls of the model; dollars"
+            ),
             "priority": _i("0 goes first", 1, 0, 3),
             "idempotency_key": _s("same key and arguments give the same run", maxLength=512),
             "metadata": _o("your labels"),

@@ -227,7 +227,7 @@ class Engine:
             **spawn.lineage(parent),
         )
         await asyncio.to_thread(spawn.workspace_path, str(spec.cwd))
-        spawn.check_abilities(spec, backend)
+        spawn.check_abilities(spec, backend, settings)
         return await self._launch(spawn.Request(spec, None, None), backend, replace(caller, settings=settings))
 
     def _check_may_approve(self, life: Life, request_id: str | None, caller: Caller) -> None:

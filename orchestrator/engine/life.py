@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.backend import Backend
+from orchestrator.config import Settings
 from orchestrator.engine.clock import ActiveClock, patience_of
 from orchestrator.engine.history import CREDENTIALS, WAITING_FOR_CLIENT, History
-from orchestrator.engine.outcome import LastEvent, last_event
+from orchestrator.engine.outcome import LastEvent, last_event, result_of
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
 from orchestrator.errors import BackendError, InvalidArgument, LimitExceeded, StoreError, Unsupported, WrongState
@@ -63,6 +64,7 @@ class Life:
         env: the environment of the run's client; None when it was lost with an earlier owner of the run.
         turn: waits until the run is first in its session; held until the run is over.
         slots: of its kind of agent; it holds one while it works.
+        settings: those of this process.
         history: how far an earlier owner had come; None for a new run.
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
     """
@@ -75,6 +77,7 @@ class Life:
         env: Mapping[str, str] | None,
         turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         slots: Slots,
+        settings: Settings,
         history: History | None = None,
         *,
         hosted: bool = False,
@@ -90,6 +93,7 @@ class Life:
         self._backend = backend
         self._turn = turn
         self._slots = slots
+        self.settings = settings
         self._slot: Slot | None = None
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
@@ -114,9 +118,18 @@ class Life:
     @property
     def leaving(self) -> bool:
         """See `RunContext.leaving`: what runs elsewhere is left to the next owner when this process ends."""
-        if not self._stop.done() or self._stop.result().why != "shutdown":
+        if not self._shut_down:
             return False
         return "attach" in self._backend.abilities if self._started else self._hosted
+
+    @property
+    def grace_s(self) -> float:
+        """See `RunContext.grace_s`."""
+        return SHUTDOWN_GRACE_S if self._shut_down else STOP_GRACE_S
+
+    @property
+    def _shut_down(self) -> bool:
+        return self._stop.done() and self._stop.result().why == "shutdown"
 
     def lend(self, cwd: Path, env: Mapping[str, str]) -> None:
         """A client is there: its environment is taken if the run lost that of the client that asked for it."""
@@ -144,7 +157,8 @@ class Life:
         """
         if other := config.keys() - {"auth_token", "auth_token_env", "headers"}:
             raise InvalidArgument(f"an answer takes only credentials in backend_config, not {min(other)!r}")
-        self._backend.check(replace(self.spec, backend_config=renewed(self.spec.backend_config, config)))
+        renewed_spec = replace(self.spec, backend_config=renewed(self.spec.backend_config, config))
+        self._backend.check(renewed_spec, self.settings)
         if (name := config.get("auth_token_env")) is None:
             return config
         if name not in env:
@@ -284,11 +298,11 @@ class Life:
         except asyncio.CancelledError:  # the engine itself is being torn down
             self.stop(Stop("shutdown"))
         if driver.done():
-            return await _result_of(driver)
+            return await result_of(driver)
         stop: Stop = self._stop.result()
         self._requests.abandon()
         driver.cancel()
-        await asyncio.wait({driver}, timeout=SHUTDOWN_GRACE_S if stop.why == "shutdown" else STOP_GRACE_S)
+        await asyncio.wait({driver}, timeout=self.grace_s)
         if not driver.done():
             logger.error("backend %s of %s did not stop in time", self.spec.backend, self.spec.run_id)
         elif not driver.cancelled() and (error := driver.exception()):
@@ -382,12 +396,3 @@ class Life:
                 pause = min(pause * 2, 5.0)
             else:
                 return
-
-
-async def _result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
-    try:
-        return await driver
-    except asyncio.CancelledError:
-        return RuntimeError("the backend cancelled itself")
-    except Exception as error:  # noqa: BLE001  the bulkhead
-        return error

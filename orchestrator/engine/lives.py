@@ -47,7 +47,8 @@ class Lives:
         self._callers: list[Caller] = []
         self._order = SessionOrder()
         self._slots: dict[Kind, Slots] = {"local": Slots(), "remote": Slots()}
-        self.use(config.Settings())
+        self.settings = config.Settings()
+        self.use(self.settings)
         self._owned_tasks: set[asyncio.Task[Any]] = set()
         self._tasks = asyncio.TaskGroup()
 
@@ -132,7 +133,8 @@ class Lives:
         """
         turn = partial(self._order.turn, spec)
         slots = self._slots["remote" if "attach" in backend.abilities else "local"]
-        life = Life(spec, log, backend, env, turn, slots, history, hosted=self.socket is not None)
+        hosted = self.socket is not None
+        life = Life(spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted)
         self._lives[spec.run_id] = life
         for caller in self._callers:
             life.lend(caller.cwd, caller.agent_env)
@@ -165,6 +167,7 @@ class Lives:
         return next((place for slots in self._slots.values() if (place := slots.place(run_id))), None)
 
     def use(self, settings: config.Settings) -> None:
-        """Takes the caps of this process's settings."""
+        """Takes this process's settings: the caps, and what live runs go by from now on."""
+        self.settings = settings
         self._slots["local"].set_cap(settings.max_concurrent_runs_local)
         self._slots["remote"].set_cap(settings.max_concurrent_runs_remote)

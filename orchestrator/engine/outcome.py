@@ -45,6 +45,16 @@ class LastEvent(NamedTuple):
     durable: bool = True
 
 
+async def result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
+    """What came of a backend that has ended: the bulkhead around it."""
+    try:
+        return await driver
+    except asyncio.CancelledError:
+        return RuntimeError("the backend cancelled itself")
+    except Exception as error:  # noqa: BLE001  a defect in a backend is a fact about its run
+        return error
+
+
 async def last_event(spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *, bound: bool) -> LastEvent:
     """The terminal event for what happened. Checks the final answer against the run's schema.
 

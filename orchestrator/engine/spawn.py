@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 import orjson
 
-from orchestrator.backend import Backend
+from orchestrator.backend import Ability, Backend
 from orchestrator.config import Settings
 from orchestrator.engine.outcome import schema_fault
 from orchestrator.engine.tree import Parent, ceiling_of, check_depth, under
@@ -21,7 +21,8 @@ from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, 
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 
-LIMITS = ("timeout_s", "input_timeout_s", "queue_ttl_s")
+LIMITS = ("timeout_s", "input_timeout_s", "queue_ttl_s", "max_turns", "max_cost_usd")
+_KEPT_BY_BACKENDS: tuple[Ability, ...] = ("max_turns", "max_cost_usd")
 METADATA_BYTES = 2_000
 MESSAGE_BYTES = 4 * 2**20
 
@@ -83,7 +84,7 @@ def request_of(
         client_cwd=client_cwd,
         **lineage(parent),
     )
-    check_abilities(spec, backend)
+    check_abilities(spec, backend, settings)
     return Request(spec, nickname, arguments.get("idempotency_key"))
 
 
@@ -95,11 +96,14 @@ def lineage(parent: Parent | None) -> JsonObject:
     return {"parent_run_id": spec.run_id, "root_run_id": parent.root.run_id, "depth": spec.depth + 1}
 
 
-def check_abilities(spec: RunSpec, backend: Backend) -> None:
+def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None:
     """Refuses what the backend does not support."""
     if spec.session_mode in ("resume", "fork") and spec.session_mode not in backend.abilities:
         raise Unsupported(f"backend {backend.name!r} cannot {spec.session_mode} sessions; use session_mode 'new'")
-    backend.check(spec)
+    for name in _KEPT_BY_BACKENDS:
+        if name in spec.limits and name not in backend.abilities:
+            raise Unsupported(f"backend {backend.name!r} cannot keep limits.{name}; use limits.timeout_s")
+    backend.check(spec, settings)
 
 
 def workspace_path(given: str) -> Path:
@@ -140,12 +144,15 @@ def message_of(arguments: Mapping[str, Any], *, required: bool, text: str = "pro
 
 
 def limits_of(given: JsonObject) -> JsonObject:
-    """The limits of a run, each a positive number of seconds."""
+    """The limits of a run: seconds, a number of calls of the model, US dollars."""
     for name, value in given.items():
         if name not in LIMITS:
             raise InvalidArgument(f"no limit {name!r}{nearest(name, LIMITS)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-            raise InvalidArgument(f"limits.{name} must be a positive number of seconds, not {value!r}")
+            what = "number" if name in _KEPT_BY_BACKENDS else "number of seconds"
+            raise InvalidArgument(f"limits.{name} must be a positive {what}, not {value!r}")
+        if name == "max_turns" and value != int(value):
+            raise InvalidArgument(f"limits.max_turns must be a whole number, not {value!r}")
     return given
 
 

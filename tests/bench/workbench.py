@@ -13,6 +13,7 @@ from typing import Any
 
 from backends import BACKENDS, SCRIPTED, Backends
 from orchestrator.backend import Ability, Backend, RunContext
+from orchestrator.config import Settings
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.errors import InvalidArgument
@@ -29,7 +30,7 @@ class Talker:
     name = "talker"
     abilities: frozenset[Ability] = frozenset()
 
-    def check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec, settings: Settings) -> None:
         """See `Backend.check`."""
 
     def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:

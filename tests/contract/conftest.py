@@ -7,7 +7,7 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from orchestrator.host.server import Server
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 from test_agents.a2a_agent import Settings, serve
-from test_agents.scripted import Scripted
+from tests.models.claude_player import ClaudePlayer
+from tests.models.player import Player
 
 Call = Callable[[str, JsonObject], Awaitable[JsonObject]]
 
@@ -47,7 +48,12 @@ class Subject:
     @property
     def backend(self) -> str:
         """The name to spawn with."""
-        return "scripted" if self.kind == "local" else "remote_a2a"
+        return {"local": "scripted", "claude": "claude_code"}.get(self.kind, "remote_a2a")
+
+    @property
+    def real(self) -> bool:
+        """Whether a real agent does what the script says, by means of its own."""
+        return "claude" in self.kind
 
     async def spawn(self, *script: str, **more: Any) -> str:
         """Spawns a run of a script, a line each. Returns its id."""
@@ -84,15 +90,17 @@ class Subject:
 
 
 @asynccontextmanager
-async def open_subject(kind: str, door: str, cwd: Path) -> AsyncGenerator[Subject]:
+async def open_subject(kind: str, door: str, cwd: Path, env: Mapping[str, str]) -> AsyncGenerator[Subject]:
     """The subject, with its server if it has one."""
     async with AsyncExitStack() as stack:
         config: JsonObject = {}
-        if kind != "local":
-            url = await stack.enter_async_context(serve(Scripted(), Settings(v03=kind == "a2a_0.3")))
-            config = {"agent_url": url}
-        engine = await stack.enter_async_context(Engine(Home.default(), Backends({**BACKENDS, **SCRIPTED}).load))
-        caller = Caller(cwd=cwd, env={})
+        backends = Backends({**BACKENDS, **SCRIPTED})
+        if kind.startswith("a2a_"):
+            agent = await backends.load("claude_code" if "claude" in kind else "scripted")
+            settings = Settings(v03=kind == "a2a_0.3", env=env)
+            config = {"agent_url": await stack.enter_async_context(serve(agent, settings))}
+        engine = await stack.enter_async_context(Engine(Home.default(), backends.load))
+        caller = Caller(cwd=cwd, env=env)
         tools: Call = Tools(engine, caller).call
         if door == "host":
             tools = await stack.enter_async_context(_host_door(engine, caller))
@@ -126,9 +134,29 @@ def nothing_blocks_the_loop() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host"])
-async def subject(request: pytest.FixtureRequest, cwd: Path) -> AsyncGenerator[Subject]:
+@pytest.fixture(scope="session")
+def claude_model() -> Iterator[ClaudePlayer]:
+    """The model of all Claude Codes."""
+    with ClaudePlayer() as model:
+        yield model
+
+
+@pytest.fixture(
+    params=["local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host", "claude", "claude-host", "a2a_claude"]
+)
+async def subject(request: pytest.FixtureRequest, cwd: Path, tmp_path: Path) -> AsyncGenerator[Subject]:
     """Each subject in turn."""
     kind, _, door = request.param.partition("-")
-    async with open_subject(kind, door, cwd) as subject:
+    env: Mapping[str, str] = {}
+    if "claude" in kind:
+        env = agent_environment(request.getfixturevalue("claude_model"), tmp_path)
+    async with open_subject(kind, door, cwd, env) as subject:
         yield subject
+
+
+def agent_environment(model: Player, root: Path) -> dict[str, str]:
+    """An environment from scratch for a real agent, with a home below the root and the model as its only service."""
+    for name in ("home", "tmp"):
+        (root / name).mkdir(exist_ok=True)
+    places = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "CLAUDE_CONFIG_DIR": str(root / "home/.claude")}
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **places, **model.environment()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.backend import Ability, Backend, RunContext
+from orchestrator.config import Settings
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.events import Event
@@ -33,7 +34,7 @@ class Agent:
         self.abilities = abilities
         self.specs: list[RunSpec] = []
 
-    def check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec, settings: Settings) -> None:
         """See `Backend.check`."""
 
     def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:

@@ -1,0 +1,196 @@
+"""What `backend_config` of a Claude Code run may say, and what our permissions are in Claude Code's words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from orchestrator.config import Settings
+from orchestrator.errors import InvalidArgument, PermissionCeiling, nearest
+from orchestrator.model import JsonObject, Permission, RunSpec
+
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+Source = Literal["user", "project", "local"]
+
+MODES: Mapping[Permission, str] = {
+    "read_only": "default",  # what reads runs; what asks and could write is denied by `requests`
+    "workspace_write": "acceptEdits",  # the agent's own file tools work in cwd; everything else asks
+    "full_access": "bypassPermissions",
+}
+"""Claude Code's permission mode for each of our levels."""
+
+UNSUITED = ("CronCreate", "CronDelete", "CronList", "ScheduleWakeup", "EnterWorktree", "ExitWorktree")
+"""Tools that no run is offered: a run ends with its work, so nothing can be put off, and stays where it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The checked configuration."""
+
+    model: str | None = None
+    fallback_model: str | None = None
+    effort: Effort | None = None
+    append_system_prompt: str | None = None
+    plan: bool = False
+    """Begin in plan mode: the agent writes only after its plan was approved."""
+    setting_sources: tuple[Source, ...] = ()
+    disallowed_tools: tuple[str, ...] = ()
+    mcp_servers: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject], repr=False)
+    background_wait_s: float = 600.0
+    """How long commands that the agent left in the background may keep a run whose turn is over."""
+
+
+def read_options(config: JsonObject) -> Options:
+    """Checks a configuration.
+
+    Raises:
+        InvalidArgument: it names the first key that is wrong, and what it takes.
+    """
+    for name in config:
+        if name not in _READERS:
+            raise InvalidArgument(f"backend_config of claude_code has no key {name!r}{nearest(name, _READERS)}")
+    return Options(**{name: _READERS[name](f"backend_config.{name}", value) for name, value in config.items()})
+
+
+def check(spec: RunSpec, settings: Settings) -> None:
+    """Refuses a run that its configuration makes impossible or unsafe.
+
+    Raises:
+        InvalidArgument: a key is wrong, or does not go with the permission.
+        PermissionCeiling: the folder's own settings are wanted, and the user does not trust the folder.
+    """
+    options = read_options(spec.backend_config)
+    if not options.setting_sources:
+        return
+    if spec.level == "read_only":
+        raise InvalidArgument(
+            "a read_only run loads no setting_sources: their rules could permit writing; leave it out"
+        )
+    if {"project", "local"} & set(options.setting_sources) and not is_trusted(spec.cwd, settings):
+        raise PermissionCeiling(
+            f"setting_sources 'project' and 'local' run the hooks of {spec.cwd}, which is not trusted; "
+            "list it in trusted_dirs of your own config.toml, or leave setting_sources out"
+        )
+
+
+def is_trusted(cwd: Path, settings: Settings) -> bool:
+    """Whether the user's own settings list the folder, or one above it."""
+    return any(cwd.is_relative_to(Path(folder).expanduser()) for folder in settings.trusted_dirs)
+
+
+def sdk_options(spec: RunSpec, options: Options, *, cli: str) -> JsonObject:
+    """The fields of `ClaudeAgentOptions` for a run, without the session and without what only a running one has."""
+    preset: JsonObject = {
+        "type": "preset",
+        "preset": "claude_code",
+        "snapshot": False,
+    }  # or a resumed one keeps its own
+    if options.append_system_prompt:
+        preset["append"] = options.append_system_prompt
+    fields: JsonObject = {
+        "cli_path": cli,
+        "cwd": str(spec.cwd),
+        "system_prompt": preset,
+        "permission_mode": "plan" if options.plan else MODES[spec.level],
+        "setting_sources": list(options.setting_sources),
+        "strict_mcp_config": True,
+        "mcp_servers": dict(options.mcp_servers),
+        "disallowed_tools": [*UNSUITED, *options.disallowed_tools],
+        "verbatim_prompts": True,
+        "forward_subagent_text": True,
+        "model": options.model,
+        "fallback_model": options.fallback_model,
+        "effort": options.effort,
+        "max_turns": spec.limits.get("max_turns"),
+        "max_budget_usd": spec.limits.get("max_cost_usd"),
+    }
+    if spec.output_schema is not None:
+        fields["output_format"] = {"type": "json_schema", "schema": spec.output_schema}
+    return fields
+
+
+def agent_environment(env: Mapping[str, str], cwd: Path, sdk_version: str) -> dict[str, str]:
+    """The environment of the CLI: the client's, and what a run in the background needs; the client's words win."""
+    own = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
+    told = {
+        "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
+        "CLAUDE_AGENT_SDK_VERSION": sdk_version,
+        "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
+        "PWD": str(cwd),
+    }
+    return {**own, **env, **told}
+
+
+def _text(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InvalidArgument(f"{place} must be a string that is not empty")
+    return value
+
+
+def _word(place: str, value: Any) -> str:
+    if _text(place, value).startswith("-"):
+        raise InvalidArgument(f"{place} must not begin with '-'")
+    return value
+
+
+def _flag(place: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{place} must be true or false")
+    return value
+
+
+def _words(place: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise InvalidArgument(f"{place} must be an array of strings")
+    return tuple(_word(place, item) for item in cast(list[Any], value))
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def read(place: str, value: Any) -> str:
+        if value not in choices:
+            raise InvalidArgument(f"{place} is {value!r}; it takes {', '.join(choices)}")
+        return value
+
+    return read
+
+
+def _sources(place: str, value: Any) -> tuple[str, ...]:
+    return tuple(_one_of(get_args(Source))(place, item) for item in _words(place, value))
+
+
+def _seconds(place: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise InvalidArgument(f"{place} must be a number of seconds, not {value!r}")
+    return value
+
+
+_TRANSPORTS = {"stdio": "command", "http": "url", "sse": "url"}
+
+
+def _servers(place: str, value: Any) -> Mapping[str, JsonObject]:
+    servers = cast("dict[Any, Any]", value) if isinstance(value, dict) else None
+    if servers is None:
+        raise InvalidArgument(
+            f"{place} must be an object: a name, and {{command, args?, env?}} or {{type, url, headers?}}"
+        )
+    for name, server in servers.items():
+        kind = cast(JsonObject, server).get("type", "stdio") if isinstance(server, dict) else None
+        needed = _TRANSPORTS.get(kind) if isinstance(kind, str) else None
+        if needed is None or not isinstance(cast(JsonObject, server).get(needed), str):
+            raise InvalidArgument(f"{place}.{name} must have a command, or type http or sse with a url, each a string")
+    return cast("dict[str, JsonObject]", servers)
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "model": _word,
+    "fallback_model": _word,
+    "effort": _one_of(get_args(Effort)),
+    "append_system_prompt": _text,
+    "plan": _flag,
+    "setting_sources": _sources,
+    "disallowed_tools": _words,
+    "mcp_servers": _servers,
+    "background_wait_s": _seconds,
+}

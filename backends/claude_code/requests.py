@@ -1,0 +1,216 @@
+"""What Claude Code asks, as a request to the run's caller, and the caller's answer in Claude Code's words. Pure.
+
+Permission prompts, questions and plans all come as "may I use this tool". What a run's permission rules out is denied
+here and never asked; everything else waits for the caller, however long it takes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny, PermissionUpdate
+
+from backends.claude_code.updates import DENIED, WRITING, shown
+from orchestrator.changes import added
+from orchestrator.model import Answer, InputRequest, JsonObject, Permission, as_array, as_object
+
+QUESTION, PLAN = "AskUserQuestion", "ExitPlanMode"
+FOR_SESSION = "approve_session"
+"""The option that approves the like of it too, until the agent's process ends."""
+
+_READ_ONLY = (QUESTION, PLAN, "Read", "Glob", "Grep", "NotebookRead", "WebFetch", "WebSearch", "Agent", "Task", "Skill")
+"""Tools that a read_only run may use, if the caller agrees where Claude Code asks; and those of MCP servers that the
+caller gave it, which are the caller's affair."""
+
+Verdict = PermissionResultAllow | PermissionResultDeny
+
+
+class Wish(NamedTuple):
+    """What Claude Code asks for.
+
+    Attributes:
+        reason: why it asks, in its own words, if it says.
+        suggestions: rules that would make it ask no more.
+    """
+
+    tool: str
+    given: JsonObject
+    call_id: str
+    reason: str | None
+    suggestions: Sequence[PermissionUpdate]
+
+
+def forbidden(tool: str, level: Permission, *, planning: bool) -> str | None:
+    """Why a tool is out of the question for a run; None if the caller decides."""
+    if level == "read_only" and tool not in _READ_ONLY and not tool.startswith("mcp__"):
+        return "this run is read_only"
+    if planning and tool in WRITING:
+        return "the plan is not approved yet"
+    return None
+
+
+def denied(reason: str = "") -> PermissionResultDeny:
+    """The denial that the model reads."""
+    return PermissionResultDeny(message=f"{DENIED}: {reason}" if reason else f"{DENIED}.")
+
+
+def written_file(wish: Wish, cwd: Path) -> Path | None:
+    """The file that a wish would change, whose content `request_of` needs for the diff."""
+    path = wish.given.get("file_path") or wish.given.get("notebook_path")
+    return cwd / path if wish.tool in WRITING and isinstance(path, str) else None
+
+
+def request_of(wish: Wish, cwd: Path, *, plan: str, before: str | None) -> InputRequest:
+    """The request for a wish.
+
+    Args:
+        plan: the plan that was handed in last.
+        before: the content of the file that would be changed; None if there is none.
+    """
+    if wish.tool == QUESTION:
+        return _question(wish)
+    why = f" ({wish.reason})" if wish.reason else ""
+    options = [{"id": "approve", "label": "Yes"}, {"id": "deny", "label": "No"}]
+    if wish.tool == PLAN:
+        text, detail = "Claude Code asks to carry out its plan", {"plan": plan}
+    elif wish.tool == "Bash":
+        command = str(wish.given.get("command", ""))
+        text, detail = f"Claude Code asks to run: {command[:500]}", {"command": command, "cwd": str(cwd)}
+    elif (path := written_file(wish, cwd)) is not None:
+        name = shown(path, cwd)
+        kind = "add" if before is None else "update"
+        text = f"Claude Code asks to write {name}"
+        detail = {"changes": [{"path": name, "kind": kind, "diff": _diff(wish, before)}]}
+    else:
+        text, detail = f"Claude Code asks to use {wish.tool}", {"tool": wish.tool, "arguments": wish.given}
+    if rules := lasting(wish):
+        options.insert(1, {"id": FOR_SESSION, "label": f"Yes, and for this run also {_words(rules)}"})
+    return InputRequest(request_id=wish.call_id, kind="approval", text=text + why, options=options, detail=detail)
+
+
+def verdict_of(wish: Wish, answer: Answer) -> Verdict:
+    """The caller's answer, as Claude Code wants it."""
+    said = answer.message.text if answer.message else ""
+    if answer.decision == "deny":
+        return denied(said)
+    if wish.tool == QUESTION:
+        return PermissionResultAllow(updated_input={**wish.given, "answers": answers_to(wish.given, answer)})
+    if answer.decision == FOR_SESSION:
+        return PermissionResultAllow(updated_input=wish.given, updated_permissions=lasting(wish))
+    return PermissionResultAllow(updated_input=wish.given) if answer.approved else denied(said)
+
+
+def lasting(wish: Wish) -> list[PermissionUpdate]:
+    """The suggested rules, for this process alone: as suggested they would be written into the workspace."""
+    return [
+        replace(rule, destination="session")
+        for rule in wish.suggestions
+        if rule.type == "addDirectories" or (rule.type == "addRules" and rule.behavior == "allow")
+    ]
+
+
+def _words(rules: Sequence[PermissionUpdate]) -> str:
+    words = [
+        f"{rule.tool_name}({rule.rule_content})" if rule.rule_content else rule.tool_name
+        for update in rules
+        for rule in update.rules or ()
+    ]
+    words += [f"files in {folder}" for update in rules for folder in update.directories or ()]
+    return ", ".join(words)[:300]
+
+
+def _diff(wish: Wish, before: str | None) -> str:
+    given = wish.given
+    if "content" in given:
+        after = str(given["content"])
+        return added(after) if before is None else _unified(before, after)
+    edits = as_array(given.get("edits")) or [given]
+    return "".join(
+        _unified(str(edit.get("old_string", "")), str(edit.get("new_string", edit.get("new_source", ""))))
+        for edit in map(as_object, edits)
+        if edit
+    )
+
+
+def _unified(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=3)
+    return "".join(f"{line}\n" for number, line in enumerate(lines) if number > 1)  # without the two lines of names
+
+
+# ---- questions
+
+
+def _question(wish: Wish) -> InputRequest:
+    asked = [as_object(question) or {} for question in as_array(wish.given.get("questions")) or []]
+    questions: list[JsonObject] = [
+        {
+            "id": str(number),
+            "text": str(question.get("question", "")),
+            "header": str(question.get("header", "")),
+            "options": _options(question),
+            "multi_select": question.get("multiSelect") is True,
+        }
+        for number, question in enumerate(asked, 1)
+    ]
+    if len(questions) == 1:
+        text, options = questions[0]["text"], questions[0]["options"]
+    else:
+        listed = "\n".join(f"{question['id']}. {question['text']}" for question in questions)
+        text, options = f"{listed}\nAnswer each on a line of its own, or as a JSON object by number.", None
+    return InputRequest(
+        request_id=wish.call_id, kind="question", text=text, options=options or None, questions=questions
+    )
+
+
+def _options(question: JsonObject) -> list[JsonObject]:
+    options = [as_object(option) or {} for option in as_array(question.get("options")) or []]
+    return [
+        {"id": str(option.get("label")), "label": str(option.get("label")), "description": str(option["description"])}
+        if option.get("description")
+        else {"id": str(option.get("label")), "label": str(option.get("label"))}
+        for option in options
+    ]
+
+
+def answers_to(given: JsonObject, answer: Answer) -> dict[str, str]:
+    """The answers by question, as the tool takes them: of several options their labels, with commas."""
+    asked = [as_object(question) or {} for question in as_array(given.get("questions")) or []]
+    texts = [str(question.get("question", "")) for question in asked]
+    named = _by_name(answer)
+    if named is not None:
+        names = [(str(number), str(question.get("header")), text) for number, (question, text)
+                 in enumerate(zip(asked, texts, strict=True), 1)]  # fmt: skip
+        return {
+            text: _joined(next((named[name] for name in keys if name in named), ""))
+            for text, keys in zip(texts, names, strict=True)
+        }
+    lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
+    if len(texts) > 1 and len(lines) == len(texts):
+        return {
+            text: line.removeprefix(f"{number}.").strip()
+            for number, (text, line) in enumerate(zip(texts, lines, strict=True), 1)
+        }
+    return dict.fromkeys(texts, answer.text)
+
+
+def _by_name(answer: Answer) -> Mapping[str, Any] | None:
+    """The answers that came as an object: a data part of the message, or JSON in its text."""
+    parts = answer.message.parts if answer.message else []
+    given = next((as_object(part.get("data")) for part in parts if part.get("type") == "data"), None)
+    if given is None and answer.text.lstrip().startswith("{"):
+        try:
+            given = as_object(orjson.loads(answer.text))
+        except orjson.JSONDecodeError:
+            return None
+    if given is None:
+        return None
+    return as_object(given.get("answers")) or given
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

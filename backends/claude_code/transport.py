@@ -1,0 +1,62 @@
+"""The SDK's way to its CLI, over a process of ours. The one file that knows private parts of the SDK.
+
+The SDK's own transport starts the CLI in our session and with our environment, and cannot end what the CLI started; so
+the process is ours (`LineProcess`) and the SDK gets its lines. Of the SDK's transport only the command line is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from claude_agent_sdk import ClaudeAgentOptions, ProcessError, Transport
+from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
+
+from orchestrator.line_process import LineProcess
+
+
+def command_of(options: ClaudeAgentOptions) -> list[str]:
+    """The command line of the CLI for these options, which must name the CLI."""
+    asking = replace(options, permission_prompt_tool_name="stdio", can_use_tool=None)
+    return SubprocessCLITransport(prompt="", options=asking)._build_command()  # pyright: ignore[reportPrivateUsage]
+
+
+class ProcessTransport(Transport):
+    """A running CLI as the SDK wants it. Whoever started the process ends it."""
+
+    def __init__(self, process: LineProcess) -> None:
+        self._process = process
+
+    async def connect(self) -> None:
+        """See `Transport.connect`: it is connected."""
+
+    async def write(self, data: str) -> None:
+        """See `Transport.write`."""
+        await self._process.write(data.encode())
+
+    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
+        """See `Transport.read_messages`.
+
+        Raises:
+            ProcessError: the CLI ended with another code than 0.
+            BackendError: it said too long a line.
+        """
+        async for line in self._process.lines():
+            if line.startswith(b"{"):  # some builds write other things too
+                yield orjson.loads(line)
+        if code := self._process.exit_code:
+            raise ProcessError("Claude Code ended", exit_code=code, stderr="\n".join(self._process.errors))
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        self._process.close_stdin()
+
+    def is_ready(self) -> bool:
+        """See `Transport.is_ready`."""
+        return self._process.exit_code is None
+
+    async def end_input(self) -> None:
+        """See `Transport.end_input`."""
+        self._process.close_stdin()
