@@ -119,7 +119,7 @@ class Drive:
         try:
             result = await talk.converse(content, watch, self._options.background_wait_s)
             self._count(talk.results)
-            outcome = ends.outcome_of(result, talk.error, self._usage)
+            outcome = ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
         finally:
             for update in self._told.interrupted():
                 await self._ctx.emit(update)

@@ -31,16 +31,20 @@ NO_SESSION = "No conversation found"
 ROOT_REFUSED = "--dangerously-skip-permissions cannot be used with root"
 
 
-def outcome_of(result: ResultMessage, error: AssistantMessage | None, usage: Usage) -> Outcome:
+def outcome_of(result: ResultMessage, error: AssistantMessage | None, usage: Usage, misfit: str) -> Outcome:
     """The outcome of a run whose last turn had this result.
 
     Args:
         error: the message by which the CLI told what went wrong, if it did.
+        misfit: why the CLI did not take the structured output that was handed in last.
     """
     if not result.is_error and result.terminal_reason in (None, "completed", "structured_output"):
-        return Completed(final_response=result.result or "", structured_output=result.structured_output, usage=usage)
+        return Completed(
+            final_response=result.result or misfit, structured_output=result.structured_output, usage=usage
+        )
     if result.subtype in _SUBTYPES:
         code, words = _SUBTYPES[result.subtype]
+        words = f"{words}: {misfit}" if misfit and code == "invalid_output" else words
         return Failed(code=code, message=words, next_step=_NEXT.get(code))
     said = result.result or "; ".join(map(str, result.errors or ())) or str(result.terminal_reason or result.subtype)
     kind = str(error.error) if error else ""

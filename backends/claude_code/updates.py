@@ -75,6 +75,8 @@ class Translation:
         self._cwd = cwd
         self._calls: dict[str, ToolUseBlock] = {}
         self._todo: dict[str, JsonObject] = {}
+        self.misfit = ""
+        """Why the CLI did not take the structured output that was handed in last; empty if it took it."""
         self.plan = ""
         """The plan that was handed in last."""
         self.touched: set[Path] = set()
@@ -153,6 +155,8 @@ class Translation:
     def _finished(self, call: ToolUseBlock, block: ToolResultBlock, result: Any) -> Iterator[Told]:
         text, failed = _text(block.content), bool(block.is_error)
         details = as_object(result) or {}
+        if call.name == "StructuredOutput":
+            self.misfit = text if failed else ""
         if call.name == "Bash":
             yield from self._command_over(call, text, details, failed=failed)
         elif call.name in WRITING and not failed:

@@ -25,7 +25,7 @@ from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 from test_agents.a2a_agent import Settings, serve
 from tests.models.claude_player import ClaudePlayer
-from tests.models.player import Player
+from tests.models.player import agent_environment
 
 Call = Callable[[str, JsonObject], Awaitable[JsonObject]]
 
@@ -49,6 +49,11 @@ class Subject:
     def backend(self) -> str:
         """The name to spawn with."""
         return {"local": "scripted", "claude": "claude_code"}.get(self.kind, "remote_a2a")
+
+    @property
+    def local(self) -> bool:
+        """Whether the run's backend is the agent itself."""
+        return self.kind in ("local", "claude")
 
     @property
     def real(self) -> bool:
@@ -141,22 +146,23 @@ def claude_model() -> Iterator[ClaudePlayer]:
         yield model
 
 
-@pytest.fixture(
-    params=["local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host", "claude", "claude-host", "a2a_claude"]
-)
+PRETENDING = ("local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host")
+REAL = ("claude", "claude-host", "a2a_claude")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each subject in turn; real agents are left out where only one that pretends can do what the test is about."""
+    if "subject" in metafunc.fixturenames:
+        pretended = metafunc.definition.get_closest_marker("pretended")
+        metafunc.parametrize("subject", PRETENDING if pretended else PRETENDING + REAL, indirect=True)
+
+
+@pytest.fixture
 async def subject(request: pytest.FixtureRequest, cwd: Path, tmp_path: Path) -> AsyncGenerator[Subject]:
-    """Each subject in turn."""
+    """The subject of a test."""
     kind, _, door = request.param.partition("-")
     env: Mapping[str, str] = {}
     if "claude" in kind:
         env = agent_environment(request.getfixturevalue("claude_model"), tmp_path)
     async with open_subject(kind, door, cwd, env) as subject:
         yield subject
-
-
-def agent_environment(model: Player, root: Path) -> dict[str, str]:
-    """An environment from scratch for a real agent, with a home below the root and the model as its only service."""
-    for name in ("home", "tmp"):
-        (root / name).mkdir(exist_ok=True)
-    places = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "CLAUDE_CONFIG_DIR": str(root / "home/.claude")}
-    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **places, **model.environment()}

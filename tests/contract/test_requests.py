@@ -29,22 +29,24 @@ async def test_a_question_waits_and_its_answer_goes_on(subject: Subject) -> None
 
 
 async def test_an_approval_is_given_or_denied_with_a_reason(subject: Subject) -> None:
-    run_id = await subject.spawn("approve rm a", "approve rm b")
+    first, second = "sh -c true", "sh -c :"
+    run_id = await subject.spawn(f"approve {first}", f"approve {second}")
     (request,) = (await subject.settled(run_id))["pending"]
     assert request["kind"] == "approval"
-    assert request["detail"]["command"] == "rm a"
+    assert request["detail"]["command"] == first
     await subject.call("continue_run", run_id=run_id, decision="approve")
     assert (await subject.settled(run_id))["status"] == "input_required"
-    await subject.call("continue_run", run_id=run_id, decision="deny", text="never b")
+    await subject.call("continue_run", run_id=run_id, decision="deny", text="never that")
     await subject.settled(run_id)
-    commands = [event["data"]["command"] for event in await subject.events(run_id, "command_finished")]
-    assert commands == ["rm a"]
+    ended = [event["data"] for event in await subject.events(run_id, "command_finished")]
+    assert [data["command"] for data in ended if data["status"] == "completed"] == [first]
+    assert all(data["status"] == "declined" for data in ended if data["command"] == second)
     texts = [event["data"]["text"] for event in await subject.events(run_id, "agent_message")]
-    assert texts == ["approved", "denied: never b"]
+    assert texts == ["approved", "denied: never that"]
 
 
 async def test_words_are_no_approval(subject: Subject) -> None:
-    run_id = await subject.spawn("approve rm a")
+    run_id = await subject.spawn("approve sh -c true")
     await subject.settled(run_id)
     with pytest.raises(InvalidArgument, match="approve"):
         await subject.call("continue_run", run_id=run_id, text="sure, go on")
@@ -56,7 +58,7 @@ async def test_words_are_no_approval(subject: Subject) -> None:
 
 @pytest.mark.parametrize(("policy", "said"), [("allow", "approved"), ("deny", "denied")])
 async def test_on_approval_answers_approvals_alone(subject: Subject, policy: str, said: str) -> None:
-    run_id = await subject.spawn("approve rm a", "ask Sure?", on_approval=policy)
+    run_id = await subject.spawn("approve sh -c true", "ask Sure?", on_approval=policy)
     (request,) = (await subject.settled(run_id))["pending"]
     assert request["kind"] == "question"
     assert (await subject.events(run_id, "agent_message"))[0]["data"]["text"] == said
@@ -93,7 +95,7 @@ async def test_a_request_that_was_never_asked_cannot_be_answered(subject: Subjec
 
 
 async def test_an_approval_that_nobody_gives_is_denied_and_the_run_goes_on(subject: Subject) -> None:
-    run_id = await subject.spawn("approve rm a", "say on", limits={"input_timeout_s": 0.2})
+    run_id = await subject.spawn("approve sh -c true", "say on", limits={"input_timeout_s": 0.2})
     await subject.settled(run_id)
     await subject.call("poll_events", run_id=run_id, types=["run_completed"])
     events = await subject.events(run_id)
@@ -157,9 +159,9 @@ async def test_a_session_of_another_backend_is_refused(subject: Subject) -> None
 
 
 async def test_talking_to_a_running_agent_steers_it_or_says_that_it_cannot(subject: Subject) -> None:
-    run_id = await subject.spawn("say started", "listen" if subject.kind == "local" else "sleep 100")
+    run_id = await subject.spawn("say started", "listen" if subject.local else "sleep 100")
     await subject.call("poll_events", run_id=run_id, types=["agent_message"])
-    if subject.kind == "local":
+    if subject.local:
         answer = await subject.call("continue_run", run_id=run_id, text="left")
         assert answer["mode"] == "steer"
         await subject.settled(run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from itertools import pairwise
 
 import pytest
@@ -42,7 +43,7 @@ async def test_events_are_numbered_without_gaps_and_end_with_one_terminal_event(
 async def test_what_the_agent_does_is_told_as_it_does_it(subject: Subject) -> None:
     run_id = await subject.spawn(
         "think about it",
-        "command [3] make -> no rule",
+        "command [1] make -> no rule",
         "file src/a.txt hello",
         "tool search -> found",
         "todo A; [>] B; [x] C",
@@ -51,10 +52,11 @@ async def test_what_the_agent_does_is_told_as_it_does_it(subject: Subject) -> No
     await subject.settled(run_id)
     told = {event["type"]: event["data"] for event in await subject.events(run_id)}
     assert told["reasoning"]["text"] == "about it"
-    assert told["command_finished"]["exit_code"] == 3
+    assert told["command_finished"]["exit_code"] == 1
     assert told["command_finished"]["output"] == "no rule"
     assert told["file_changed"]["changes"] == [{"path": "src/a.txt", "kind": "add", "diff": "+hello\n"}]
-    assert told["tool_finished"]["result"] == "found"
+    assert subject.real or told["tool_finished"]["result"] == "found"
+    assert told["tool_finished"]["result"]
     assert [item["status"] for item in told["todo_updated"]["items"]] == ["pending", "in_progress", "completed"]
     assert (subject.cwd / "src/a.txt").read_text(encoding="utf-8") == "hello\n"
 
@@ -68,6 +70,7 @@ async def test_a_message_of_the_agent_is_told_once(subject: Subject) -> None:
     assert texts == ["one", "the answer is: this", "two"]
 
 
+@pytest.mark.pretended
 @pytest.mark.parametrize(
     ("line", "status", "code"),
     [
@@ -100,14 +103,18 @@ async def test_structured_output_is_checked_against_the_schema(subject: Subject)
     assert good["result"]["structured_output"] == {"n": 1}
     bad = await subject.finished('json {"n": "x"}', output_schema=schema)
     assert bad["error"]["code"] == "invalid_output"
-    assert "$.n" in bad["error"]["message"]
+    assert re.search(r"[./]n: ", bad["error"]["message"])
     none = await subject.finished("say nothing of the kind", output_schema=schema)
     assert none["error"]["code"] == "invalid_output"
 
 
 async def test_usage_is_told_the_same_way(subject: Subject) -> None:
-    run = await subject.finished("usage 10 20 0.5")
-    assert run["result"]["usage"] == {"input_tokens": 10, "output_tokens": 20, "cost_usd": 0.5, "turns": 1}
+    run = await subject.finished("usage 10 20 0.5", "say done")
+    usage = run["result"]["usage"]
+    cost = usage.pop("cost_usd")
+    assert usage.pop("cached_input_tokens", 0) == 0
+    assert usage == {"input_tokens": 10, "output_tokens": 20, "turns": 1}
+    assert 0 < cost < 0.01 if subject.real else cost == 0.5
 
 
 async def test_cancel_ends_the_run_here_and_there(subject: Subject) -> None:
@@ -136,11 +143,14 @@ async def test_the_run_ends_when_it_worked_for_too_long(subject: Subject) -> Non
 
 
 async def test_waiting_for_the_caller_does_not_count_as_work(subject: Subject) -> None:
-    run_id = await subject.spawn("ask Well?", limits={"timeout_s": 0.5})
+    limit_s = 8.0 if subject.real else 0.5  # a real agent works for a second before it asks
+    run_id = await subject.spawn("ask Well?", limits={"timeout_s": limit_s})
     await subject.settled(run_id)
     digest = await subject.call("wait_runs", run_ids=[run_id], until="all", wait_ms=0)
     assert digest["runs"][0]["status"] == "input_required"
-    page = await subject.call("poll_events", run_id=run_id, after_seq=digest["runs"][0]["last_seq"], wait_ms=700)
+    page = await subject.call(
+        "poll_events", run_id=run_id, after_seq=digest["runs"][0]["last_seq"], wait_ms=int(1000 * limit_s) + 200
+    )
     assert page["status"] == "input_required"
     await subject.call("continue_run", run_id=run_id, text="now")
     assert (await subject.settled(run_id))["status"] == "completed"
@@ -164,6 +174,7 @@ async def test_many_runs_at_once_lose_nothing(subject: Subject) -> None:
         assert len(await subject.events(run_id, "agent_message")) == 100
 
 
+@pytest.mark.pretended
 async def test_an_artifact_is_stored_once_and_read_in_pages(subject: Subject) -> None:
     run_id = await subject.spawn("artifact 300KB notes", "binary 100KB blob", "say done")
     await subject.settled(run_id)

@@ -25,6 +25,7 @@ class ClaudePlayer(Player):
         return {
             "ANTHROPIC_API_KEY": "none",
             "ANTHROPIC_BASE_URL": self.url,
+            "ANTHROPIC_MODEL": "claude-sonnet-4-5",  # newer ones are given no todo list
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
             "DISABLE_ERROR_REPORTING": "1",
@@ -51,7 +52,7 @@ class ClaudePlayer(Player):
                 heard.append(Heard([], []))
                 continue
             results = [_result(block) for block in blocks if block["type"] == "tool_result"]
-            words = [text for block in blocks if block["type"] == "text" and (text := _said(role, block["text"]))]
+            words = [text for block in blocks if (text := _said(role, block))]
             said += words
             if heard:
                 heard[-1] = Heard([*heard[-1].results, *results], [*heard[-1].said, *words])
@@ -113,10 +114,11 @@ def _streamed(index: int, block: Block) -> Iterator[JsonObject]:
 def _calls(tool: Tool, call_id: str, request: JsonObject) -> list[Block]:
     """A tool in Claude Code's own words; the todo list takes a call for each item and each change."""
     given = tool.arguments
+    uses: list[tuple[str, Block]]
     match tool.kind:
         case "pretend":
             words = f"echo {shlex.quote(given['output'])}" if given["output"] else "true"
-            uses = [("Bash", {"command": words + (f"; exit {given['code']}" if given["code"] else "")})]
+            uses = [("Bash", {"command": words + ("; false" if given["code"] else "")})]
         case "shell" | "shell_ask":
             uses = [("Bash", {"command": given["command"]})]
         case "shell_on":
@@ -136,7 +138,7 @@ def _calls(tool: Tool, call_id: str, request: JsonObject) -> list[Block]:
         case "structured":
             uses = [("StructuredOutput", given["value"])]
         case _:
-            uses = [("Grep", {"pattern": "no such words are in any file", "output_mode": "content"})]
+            uses = [("ListAgents", {})]
     return [
         {"type": "tool_use", "id": f"{call_id}_{number}", "name": name, "input": arguments}
         for number, (name, arguments) in enumerate(uses)
@@ -164,13 +166,15 @@ def _result(block: Block) -> str:
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
 
 
-_MEANWHILE = re.compile(r"The user sent a new message while you were working:\n(.*?)\n\nThis is how", re.DOTALL)
+_MEANWHILE = re.compile(r"The user sent a new message while you were working:\n(.*?)(?:\n\n|\n</|$)", re.DOTALL)
 
 
-def _said(role: str, text: str) -> str:
+def _said(role: str, block: Block) -> str:
     """What a person said, without what the agent tells its model on the way."""
-    if role == "system":
-        match = _MEANWHILE.search(text)
-        return match[1] if match else ""
+    text = block["text"] if block["type"] == "text" else _result(block)
+    if match := _MEANWHILE.search(text):
+        return match[1]
+    if role == "system" or block["type"] != "text":
+        return ""
     words = _REMINDER.sub("", text).strip()
     return "" if words.startswith("[") else words  # a note of the agent's

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -254,17 +254,14 @@ def _question(rest: str) -> Tool:
     return Tool("ask", {"question": text, "options": labels})
 
 
-ANSWERED: Callable[[str], re.Match[str] | None] = re.compile(
-    r'"[^"]*"="(?P<one>[^"]*)"|(?P<whole>.*)', re.DOTALL
-).search
+_ANSWERED = re.compile(r'"[^"]*"="(?P<one>[^"]*)"')
 _DENIED = re.compile(r"denied this(?:: (?P<why>[^\n]*))?")
 
 
 def _answer_in(result: str) -> str:
     """The answer in what a question's tool gave; Claude Code puts it in a sentence of its own."""
-    match = ANSWERED(result)
-    assert match is not None
-    return match["one"] if match["one"] is not None else match["whole"]
+    match = _ANSWERED.search(result)
+    return match["one"] if match else result
 
 
 def _denial(heard: Heard) -> str | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar, Self
 
 from orchestrator.model import JsonObject
@@ -127,3 +129,11 @@ def _endpoint(model: Player) -> type[BaseHTTPRequestHandler]:  # noqa: C901  one
             """Says nothing on stderr."""
 
     return Endpoint
+
+
+def agent_environment(model: Player, root: Path) -> dict[str, str]:
+    """An environment from scratch for a real agent, with a home below the root and the model as its only service."""
+    for name in ("home", "tmp"):
+        (root / name).mkdir(exist_ok=True)
+    places = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "CLAUDE_CONFIG_DIR": str(root / "home/.claude")}
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **places, **model.environment()}
