@@ -11,6 +11,7 @@ from orchestrator.errors import BackendUnavailable, InvalidArgument, nearest
 
 BACKENDS: Mapping[str, str] = {
     "claude_code": "backends.claude_code.backend:ClaudeCode",
+    "codex": "backends.codex.backend:Codex",
     "remote_a2a": "backends.remote_a2a.backend:RemoteA2A",
 }
 """Name -> `module:class`. A class is made once per load, without arguments."""

@@ -17,6 +17,14 @@ Ability = Literal["steer", "resume", "fork", "permission", "images", "attach", "
 """The last two are limits that a backend can keep; a limit that it cannot keep is refused."""
 
 
+DENIED = "The caller denied this"
+
+
+def denial(reason: str = "") -> str:
+    """How an agent is told that something was denied; it begins with DENIED whatever the reason."""
+    return f"{DENIED}: {reason}" if reason else f"{DENIED}."
+
+
 class RunContext(Protocol):
     """Everything an agent may do to its run. Valid until `Backend.run` returns."""
 

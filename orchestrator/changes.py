@@ -114,6 +114,11 @@ def _content(path: Path) -> JsonObject:
     return {} if "\0" in text else {"diff": added(text)}
 
 
+def shown(path: Path, cwd: Path) -> str:
+    """A path as events have it: relative to where the agent works, if it is there."""
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+
+
 def added(text: str) -> str:
     """The diff of a new file, as every backend tells it."""
     return "".join(f"+{line}" for line in text.splitlines(keepends=True))

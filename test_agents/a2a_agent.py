@@ -79,6 +79,8 @@ class Settings:
     """Also play the script of the compatibility kit."""
     env: Mapping[str, str] | None = None
     """The environment of the agents; None for that of this process."""
+    backend_config: JsonObject | None = None
+    """What every run gets."""
 
 
 class Executor(AgentExecutor):
@@ -171,6 +173,7 @@ class Executor(AgentExecutor):
             native_session_id=self._sessions.get(context_id),
             permission=permission if permission in known else None,
             output_schema=as_object(about.get("outputSchema")),
+            backend_config=self._settings.backend_config or {},
         )
 
     def _cwd(self, given: Any, context_id: str) -> Path:

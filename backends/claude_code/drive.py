@@ -29,9 +29,8 @@ from orchestrator.changes import Watch
 from orchestrator.errors import BackendError
 from orchestrator.events import FileChanged, Started
 from orchestrator.line_process import LineProcess, line_process
-from orchestrator.model import Failed, InputRequest, JsonObject, Outcome, RunSpec, Usage, as_array, as_object
-
-GO_ON = "The login is settled now. Go on with the task."
+from orchestrator.logins import GO_ON, LoginNeeded, settle
+from orchestrator.model import JsonObject, Outcome, RunSpec, Usage, as_array, as_object
 
 
 class Drive:
@@ -60,23 +59,17 @@ class Drive:
         while True:
             try:
                 outcome = await self._talk(content, watching)
-            except ends.LoginNeeded as refusal:
-                if (failure := await self._wait_for_login(str(refusal))) is not None:
+            except LoginNeeded as refusal:
+                self._logins += 1
+                how = "Log in (`claude`, then /login)"
+                failure = await settle(self._ctx, refusal, agent="Claude Code", how=how, number=self._logins)
+                if failure is not None:
                     return failure
                 if await asyncio.to_thread(transcript_of, self._session, self._ctx.env):
                     self._resume, self._fork = self._session, False
                     content = [{"type": "text", "text": GO_ON}]
                 continue
             return outcome
-
-    async def _wait_for_login(self, words: str) -> Outcome | None:
-        """Returns once the caller says that the login is settled; the outcome if it says that it never will be."""
-        self._logins += 1
-        text = f"Claude Code cannot log in: {words}. Log in (`claude`, then /login), then approve to go on."
-        answer = await self._ctx.ask(InputRequest(request_id=f"login-{self._logins}", kind="auth", text=text))
-        if answer.decision == "deny":
-            return Failed(code="auth_failed", message=f"Claude Code cannot log in: {words}")
-        return None
 
     async def _talk(self, content: list[JsonObject], watching: asyncio.Task[Watch]) -> Outcome:
         """One process from its start to its end."""
@@ -112,7 +105,7 @@ class Drive:
     def _check_login(self, about: JsonObject) -> None:
         """A CLI that has no credentials at all says so before its first call."""
         if (account := as_object(about.get("account"))) and _has_none(account):
-            raise ends.LoginNeeded("it is not logged in")
+            raise LoginNeeded("it is not logged in")
 
     async def _converse(self, talk: Talk, content: list[JsonObject], watch: Watch) -> Outcome:
         """Says the prompt, tells what comes, and returns how it ended."""

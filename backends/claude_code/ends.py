@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from claude_agent_sdk import AssistantMessage, ResultMessage
 
-from orchestrator.errors import BackendError
 from orchestrator.model import Completed, Failed, FailureCode, Outcome, Rejected, Usage
 
 _SUBTYPES: dict[str, tuple[FailureCode, str]] = {
@@ -80,10 +79,3 @@ def lost_session(words: str) -> Failed:
         resumable=False,
         next_step="spawn a new run; a session lives in the CLAUDE_CONFIG_DIR that it was made in",
     )
-
-
-class LoginNeeded(BackendError):
-    """The model's service does not let the agent in."""
-
-    def __init__(self, words: str) -> None:
-        super().__init__("auth_failed", words)

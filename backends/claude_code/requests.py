@@ -7,17 +7,19 @@ here and never asked; everything else waits for the caller, however long it take
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
 from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny, PermissionUpdate
 
-from backends.claude_code.updates import DENIED, WRITING, shown
-from orchestrator.changes import added
+from backends.claude_code.updates import WRITING
+from orchestrator import questions
+from orchestrator.backend import denial
+from orchestrator.changes import added, shown
 from orchestrator.model import Answer, InputRequest, JsonObject, Permission, as_array, as_object
+from orchestrator.questions import Question, options_of
 
 QUESTION, PLAN = "AskUserQuestion", "ExitPlanMode"
 FOR_SESSION = "approve_session"
@@ -56,7 +58,7 @@ def forbidden(tool: str, level: Permission, *, planning: bool) -> str | None:
 
 def denied(reason: str = "") -> PermissionResultDeny:
     """The denial that the model reads."""
-    return PermissionResultDeny(message=f"{DENIED}: {reason}" if reason else f"{DENIED}.")
+    return PermissionResultDeny(message=denial(reason))
 
 
 def written_file(wish: Wish, cwd: Path) -> Path | None:
@@ -73,7 +75,7 @@ def request_of(wish: Wish, cwd: Path, *, plan: str, before: str | None) -> Input
         before: the content of the file that would be changed; None if there is none.
     """
     if wish.tool == QUESTION:
-        return _question(wish)
+        return questions.ask(wish.call_id, _questions(wish.given))
     why = f" ({wish.reason})" if wish.reason else ""
     options = [{"id": "approve", "label": "Yes"}, {"id": "deny", "label": "No"}]
     if wish.tool == PLAN:
@@ -145,72 +147,22 @@ def _unified(before: str, after: str) -> str:
 # ---- questions
 
 
-def _question(wish: Wish) -> InputRequest:
-    asked = [as_object(question) or {} for question in as_array(wish.given.get("questions")) or []]
-    questions: list[JsonObject] = [
-        {
-            "id": str(number),
-            "text": str(question.get("question", "")),
-            "header": str(question.get("header", "")),
-            "options": _options(question),
-            "multi_select": question.get("multiSelect") is True,
-        }
-        for number, question in enumerate(asked, 1)
-    ]
-    if len(questions) == 1:
-        text, options = questions[0]["text"], questions[0]["options"]
-    else:
-        listed = "\n".join(f"{question['id']}. {question['text']}" for question in questions)
-        text, options = f"{listed}\nAnswer each on a line of its own, or as a JSON object by number.", None
-    return InputRequest(
-        request_id=wish.call_id, kind="question", text=text, options=options or None, questions=questions
-    )
-
-
-def _options(question: JsonObject) -> list[JsonObject]:
-    options = [as_object(option) or {} for option in as_array(question.get("options")) or []]
+def _questions(given: JsonObject) -> list[Question]:
+    asked = [as_object(question) or {} for question in as_array(given.get("questions")) or []]
     return [
-        {"id": str(option.get("label")), "label": str(option.get("label")), "description": str(option["description"])}
-        if option.get("description")
-        else {"id": str(option.get("label")), "label": str(option.get("label"))}
-        for option in options
+        Question(
+            str(number),
+            str(question.get("question", "")),
+            str(question.get("header", "")),
+            options_of(question.get("options")),
+            question.get("multiSelect") is True,
+        )
+        for number, question in enumerate(asked, 1)
     ]
 
 
 def answers_to(given: JsonObject, answer: Answer) -> dict[str, str]:
     """The answers by question, as the tool takes them: of several options their labels, with commas."""
-    asked = [as_object(question) or {} for question in as_array(given.get("questions")) or []]
-    texts = [str(question.get("question", "")) for question in asked]
-    named = _by_name(answer)
-    if named is not None:
-        names = [(str(number), str(question.get("header")), text) for number, (question, text)
-                 in enumerate(zip(asked, texts, strict=True), 1)]  # fmt: skip
-        return {
-            text: _joined(next((named[name] for name in keys if name in named), ""))
-            for text, keys in zip(texts, names, strict=True)
-        }
-    lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
-    if len(texts) > 1 and len(lines) == len(texts):
-        return {
-            text: line.removeprefix(f"{number}.").strip()
-            for number, (text, line) in enumerate(zip(texts, lines, strict=True), 1)
-        }
-    return dict.fromkeys(texts, answer.text)
-
-
-def _by_name(answer: Answer) -> Mapping[str, Any] | None:
-    """The answers that came as an object: a data part of the message, or JSON in its text."""
-    parts = answer.message.parts if answer.message else []
-    given = next((as_object(part.get("data")) for part in parts if part.get("type") == "data"), None)
-    if given is None and answer.text.lstrip().startswith("{"):
-        try:
-            given = as_object(orjson.loads(answer.text))
-        except orjson.JSONDecodeError:
-            return None
-    if given is None:
-        return None
-    return as_object(given.get("answers")) or given
-
-
-def _joined(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    asked = _questions(given)
+    answers = questions.answers_to(asked, answer)
+    return {question.text: ", ".join(answers[question.question_id]) for question in asked}

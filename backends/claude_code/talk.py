@@ -25,7 +25,6 @@ from claude_agent_sdk import (
 )
 
 from backends.claude_code import requests
-from backends.claude_code.ends import LoginNeeded
 from backends.claude_code.options import MODES
 from backends.claude_code.prompt import content_of
 from backends.claude_code.transport import ProcessTransport
@@ -35,6 +34,7 @@ from orchestrator.changes import Watch
 from orchestrator.errors import BackendError
 from orchestrator.events import Progress, Update
 from orchestrator.line_process import HURRY_S, LineProcess
+from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec
 
 CONNECT_S = 60.0

@@ -25,7 +25,8 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
-from orchestrator.changes import added
+from orchestrator.backend import DENIED
+from orchestrator.changes import added, shown
 from orchestrator.events import (
     AgentMessage,
     CommandFinished,
@@ -44,9 +45,6 @@ from orchestrator.model import JsonObject, as_array, as_object
 
 SYNTHETIC = "<synthetic>"
 """The model of messages that the CLI makes up itself, such as errors."""
-DENIED = "The caller denied this"
-"""How an agent is told of a denial; by these words a denied command is told from a failed one."""
-
 WRITING = ("Write", "Edit", "MultiEdit", "NotebookEdit")
 _TODO = ("TodoWrite", "TaskCreate", "TaskUpdate", "TaskList", "TaskGet")
 _SILENT = ("StructuredOutput", "AskUserQuestion", "ExitPlanMode", "EnterPlanMode", "ToolSearch")
@@ -274,11 +272,6 @@ def retry_words(data: JsonObject) -> str:
     status = f" ({data['error_status']})" if data.get("error_status") else ""
     wait_s = float(data.get("retry_delay_ms") or 0) / 1000
     return f"{data.get('error')}{status}: try {data.get('attempt')} of {data.get('max_retries')}, in {wait_s:.1f} s"
-
-
-def shown(path: Path, cwd: Path) -> str:
-    """A path as events have it: relative to where the agent works, if it is there."""
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
 def _hunks(patch: Any) -> str:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from orchestrator.host.server import Server
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 from test_agents.a2a_agent import Settings, serve
+from tests.models import echo_server
 from tests.models.claude_player import ClaudePlayer
-from tests.models.player import agent_environment
+from tests.models.codex_player import CodexPlayer
+from tests.models.player import Player, agent_environment
 
 Call = Callable[[str, JsonObject], Awaitable[JsonObject]]
 
@@ -33,6 +36,13 @@ MEANT = [
     # a small event is one write(2) to a local file: a thread would cost ten times as much
     ("os.write", "orchestrator/store/layout.py", {"write_all"}),
 ]
+
+
+BACKEND_OF = {"local": "scripted", "claude": "claude_code", "codex": "codex"}
+"""The backend of each local subject."""
+MODELS: dict[str, type[Player]] = {"claude": ClaudePlayer, "codex": CodexPlayer}
+"""What the real agents among them talk to."""
+SERVERS = {"echo": {"command": sys.executable, "args": [echo_server.__file__]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +58,17 @@ class Subject:
     @property
     def backend(self) -> str:
         """The name to spawn with."""
-        return {"local": "scripted", "claude": "claude_code"}.get(self.kind, "remote_a2a")
+        return BACKEND_OF.get(self.kind, "remote_a2a")
 
     @property
     def local(self) -> bool:
         """Whether the run's backend is the agent itself."""
-        return self.kind in ("local", "claude")
+        return self.kind in BACKEND_OF
 
     @property
     def real(self) -> bool:
         """Whether a real agent does what the script says, by means of its own."""
-        return "claude" in self.kind
+        return self.kind.removeprefix("a2a_") in MODELS
 
     async def spawn(self, *script: str, **more: Any) -> str:
         """Spawns a run of a script, a line each. Returns its id."""
@@ -100,9 +110,14 @@ async def open_subject(kind: str, door: str, cwd: Path, env: Mapping[str, str]) 
     async with AsyncExitStack() as stack:
         config: JsonObject = {}
         backends = Backends({**BACKENDS, **SCRIPTED})
+        if kind == "codex":
+            config = {"mcp_servers": {"echo": {**SERVERS["echo"], "default_tools_approval_mode": "approve"}}}
         if kind.startswith("a2a_"):
-            agent = await backends.load("claude_code" if "claude" in kind else "scripted")
-            settings = Settings(v03=kind == "a2a_0.3", env=env)
+            name = kind.removeprefix("a2a_")
+            agent = await backends.load(BACKEND_OF.get(name, "scripted"))
+            servers = {"echo": {**SERVERS["echo"], "default_tools_approval_mode": "approve"}}
+            own = {"mcp_servers": servers} if name == "codex" else None
+            settings = Settings(v03=kind == "a2a_0.3", env=env, backend_config=own)
             config = {"agent_url": await stack.enter_async_context(serve(agent, settings))}
         engine = await stack.enter_async_context(Engine(Home.default(), backends.load))
         caller = Caller(cwd=cwd, env=env)
@@ -140,14 +155,14 @@ def nothing_blocks_the_loop() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def claude_model() -> Iterator[ClaudePlayer]:
-    """The model of all Claude Codes."""
-    with ClaudePlayer() as model:
-        yield model
+def models() -> Iterator[Mapping[str, Player]]:
+    """The models of all real agents."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(player()) for name, player in MODELS.items()}
 
 
 PRETENDING = ("local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host")
-REAL = ("claude", "claude-host", "a2a_claude")
+REAL = ("claude", "claude-host", "a2a_claude", "codex", "codex-host", "a2a_codex")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -158,11 +173,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-async def subject(request: pytest.FixtureRequest, cwd: Path, tmp_path: Path) -> AsyncGenerator[Subject]:
+async def subject(
+    request: pytest.FixtureRequest, cwd: Path, tmp_path: Path, models: Mapping[str, Player]
+) -> AsyncGenerator[Subject]:
     """The subject of a test."""
     kind, _, door = request.param.partition("-")
     env: Mapping[str, str] = {}
-    if "claude" in kind:
-        env = agent_environment(request.getfixturevalue("claude_model"), tmp_path)
+    if (model := models.get(kind.removeprefix("a2a_"))) is not None:
+        env = agent_environment(model, tmp_path)
     async with open_subject(kind, door, cwd, env) as subject:
         yield subject

@@ -53,9 +53,9 @@ async def test_what_the_agent_does_is_told_as_it_does_it(subject: Subject) -> No
     told = {event["type"]: event["data"] for event in await subject.events(run_id)}
     assert told["reasoning"]["text"] == "about it"
     assert told["command_finished"]["exit_code"] == 1
-    assert told["command_finished"]["output"] == "no rule"
+    assert told["command_finished"]["output"].rstrip() == "no rule"
     assert told["file_changed"]["changes"] == [{"path": "src/a.txt", "kind": "add", "diff": "+hello\n"}]
-    assert subject.real or told["tool_finished"]["result"] == "found"
+    assert "claude" in subject.kind or told["tool_finished"]["result"] == "found"
     assert told["tool_finished"]["result"]
     assert [item["status"] for item in told["todo_updated"]["items"]] == ["pending", "in_progress", "completed"]
     assert (subject.cwd / "src/a.txt").read_text(encoding="utf-8") == "hello\n"

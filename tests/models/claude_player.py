@@ -119,10 +119,8 @@ def _calls(tool: Tool, call_id: str, request: JsonObject) -> list[Block]:
         case "pretend":
             words = f"echo {shlex.quote(given['output'])}" if given["output"] else "true"
             uses = [("Bash", {"command": words + ("; false" if given["code"] else "")})]
-        case "shell" | "shell_ask":
-            uses = [("Bash", {"command": given["command"]})]
-        case "shell_on":
-            uses = [("Bash", {"command": given["command"], "run_in_background": True})]
+        case "shell" | "shell_ask" | "shell_on":
+            uses = [("Bash", {"command": given["command"], "run_in_background": tool.kind == "shell_on"})]
         case "write":
             uses = [("Write", {"file_path": given["path"], "content": given["text"]})]
         case "edit":
@@ -135,6 +133,8 @@ def _calls(tool: Tool, call_id: str, request: JsonObject) -> list[Block]:
             uses = [("AskUserQuestion", {"questions": [question]})]
         case "todo":
             uses = _todo(given["items"], request)
+        case "own":
+            uses = [(given["name"], given["arguments"])]
         case "structured":
             uses = [("StructuredOutput", given["value"])]
         case _:

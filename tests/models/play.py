@@ -8,10 +8,12 @@ remembered between requests, processes and sessions.
     command [N] CMD -> OUTPUT   a shell command that prints OUTPUT and exits N
     run CMD                     any shell command
     run+ CMD                    the same, and the script goes on while the command runs as long as the agent lets it
+    runs CMD // CMD             several shell commands, called in one answer
     file PATH TEXT              writes a file by the agent's own tool
     edit PATH OLD -> NEW        changes it by that tool
     read PATH                   reads a file by the agent's own tool
     tool NAME -> RESULT         a tool that is neither
+    call NAME JSON [// ...]     a tool by the name and with the arguments that its agent's model knows, or several
     todo A; [>] B; [x] C        the todo list
     ask QUESTION [| A | B]      asks, and says the answer
     asks QUESTION | QUESTION    asks all at once, and says the answers
@@ -25,6 +27,7 @@ remembered between requests, processes and sessions.
     system WORD                 says whether the word is in what the agent's instructions say
     usage IN OUT                what the model says that it used
     auth, fail WHY, http CODE   no answer, but an error; `auth` until it is told something
+    flaky COUNT CODE [WHY]      so many errors, and then the script goes on
     hang                        begins to answer, and never goes on
 """
 
@@ -39,8 +42,8 @@ from typing import Any, NamedTuple
 from orchestrator.model import JsonObject
 
 WORDS = frozenset(
-    "say think final events command run run+ file edit read tool todo ask asks approve json listen sleep remember env "
-    "heard system usage auth fail crash http hang".split()
+    "say think final events command run run+ runs file edit read tool call todo ask asks approve json listen sleep "
+    "remember env heard system usage auth fail crash http flaky hang".split()
 )
 
 
@@ -82,6 +85,8 @@ class Past(NamedTuple):
     instructions: str
     said: Sequence[str]
     """What a person said since, that is no script."""
+    refused: int = 0
+    """How often this very request was answered with an error."""
 
 
 def is_script(text: str) -> bool:
@@ -111,6 +116,7 @@ class _Play:
     def __init__(self, past: Past) -> None:
         self._past = past
         self._answer = Answer()
+        self._given = 0
         self._last: Heard = Heard((), ())
 
     def answers(self) -> Answers:
@@ -125,6 +131,7 @@ class _Play:
         """Ends the answer with calls, and begins the next one."""
         self._answer.acts += tools
         self._last = yield self._answer
+        self._given += 1
         self._answer = Answer(usage=self._answer.usage)
 
     def _say(self, text: str) -> Answers:
@@ -156,6 +163,13 @@ class _Play:
 
     def _do_run_on(self, rest: str) -> Answers:
         return self._call(Tool("shell_on", {"command": rest}))
+
+    def _do_runs(self, rest: str) -> Answers:
+        return self._call(*(Tool("shell", {"command": command.strip()}) for command in rest.split(" // ")))
+
+    def _do_call(self, rest: str) -> Answers:
+        calls = (call.strip().partition(" ") for call in rest.split(" // "))
+        return self._call(*(Tool("own", {"name": name, "arguments": json.loads(given)}) for name, _, given in calls))
 
     def _do_file(self, rest: str) -> Answers:
         path, _, text = rest.partition(" ")
@@ -240,6 +254,11 @@ class _Play:
     def _do_http(self, rest: str) -> Answers:
         code, _, why = rest.partition(" ")
         return self._fail(int(code), why or "the script says so")
+
+    def _do_flaky(self, rest: str) -> Answers:
+        count, code, *why = rest.split(" ", 2)
+        if self._given == len(self._past.heard) and self._past.refused < int(count):
+            yield from self._fail(int(code), why[0] if why else "the script says so")
 
     def _fail(self, code: int, why: str) -> Answers:
         yield Answer(error=(code, why))

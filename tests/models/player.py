@@ -7,12 +7,14 @@ those that another process resumes. `Player` is the server; the subclasses know 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import select
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +37,7 @@ class Player(ABC):
     def __init__(self) -> None:
         self.requests: list[JsonObject] = []
         """The bodies of the last requests, in the order in which they came."""
+        self._refused: Counter[str] = Counter()
         self.closing = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _endpoint(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -60,6 +63,9 @@ class Player(ABC):
     def environment(self) -> Mapping[str, str]:
         """What an agent needs in its environment to talk to this model, and to nobody else."""
 
+    def prepare(self, home: Path) -> None:
+        """Puts into an agent's home what it needs besides."""
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -75,7 +81,12 @@ class Player(ABC):
         self.requests.append(request)
         del self.requests[:-_KEPT]
         past = self.past(request)
-        return next_answer(past) if past else Answer(acts=["This is no script."])
+        if past is None:
+            return Answer(acts=["This is no script."])
+        name = hashlib.sha256(json.dumps(request.get("messages") or request.get("input")).encode()).hexdigest()
+        answer = next_answer(past._replace(refused=self._refused[name]))
+        self._refused[name] += answer.error is not None
+        return answer
 
 
 class _Server(ThreadingHTTPServer):
@@ -135,5 +146,8 @@ def agent_environment(model: Player, root: Path) -> dict[str, str]:
     """An environment from scratch for a real agent, with a home below the root and the model as its only service."""
     for name in ("home", "tmp"):
         (root / name).mkdir(exist_ok=True)
-    places = {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"), "CLAUDE_CONFIG_DIR": str(root / "home/.claude")}
+    home = root / "home"
+    model.prepare(home)
+    places = {"HOME": str(home), "TMPDIR": str(root / "tmp")}
+    places |= {"CLAUDE_CONFIG_DIR": str(home / ".claude"), "CODEX_HOME": str(home / ".codex")}
     return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **places, **model.environment()}

@@ -1,0 +1,181 @@
+"""One run of Codex: its process, the conversation with it, and its end.
+
+Above: the backend, which makes one `Drive` for each run. A run is one process, or several one after the other when a
+login had to be waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from backends.codex import ends, options
+from backends.codex.client import Client, ProcessEnded, RpcError
+from backends.codex.options import Options
+from backends.codex.prompt import input_of, text_item
+from backends.codex.turns import Conversation
+from backends.codex.updates import Translation
+from orchestrator.backend import RunContext
+from orchestrator.changes import Watch
+from orchestrator.events import FileChanged, Started
+from orchestrator.home import default_home, make_directory
+from orchestrator.line_process import line_process
+from orchestrator.logins import GO_ON, LoginNeeded, settle
+from orchestrator.model import JsonObject, Outcome, Rejected, RunSpec, as_object
+
+CHECK_S = 20.0
+"""How long Codex may take to check the caller's configuration."""
+
+
+class Drive:
+    """One run.
+
+    Args:
+        cli: the binary.
+        path: directories that come first on the agent's PATH.
+    """
+
+    def __init__(self, spec: RunSpec, ctx: RunContext, given: Options, cli: str, path: str | None) -> None:
+        self._spec = spec
+        self._ctx = ctx
+        self._options = given
+        self._cli = cli
+        self._path = path
+        self._told = Translation(spec.cwd)
+        self._resume = spec.native_session_id
+        self._fork = spec.session_mode == "fork"
+        self._begun = False
+
+    async def run(self) -> Outcome:
+        """Drives the run to its end."""
+        if (problem := await self._checked()) is not None:
+            return problem
+        watching = asyncio.create_task(asyncio.to_thread(Watch, self._spec.cwd), name="first look at the files")
+        given = input_of(self._spec.message)
+        number = 0
+        while True:
+            try:
+                return await self._talk(given, watching)
+            except LoginNeeded as refusal:
+                number += 1
+                how = "Log in (`codex login`)"
+                failure = await settle(self._ctx, refusal, agent="Codex", how=how, number=number)
+                if failure is not None:
+                    return failure
+                if self._begun:
+                    given = [text_item(GO_ON)]
+
+    async def _checked(self) -> Outcome | None:
+        """What is wrong with the caller's configuration, as Codex itself finds it; None if nothing is."""
+        if not self._options.config:
+            return None
+        command = [self._cli, "--strict-config", *options.strict_flags(self._options), "app-server"]
+        with tempfile.TemporaryDirectory(prefix="orc-") as home:
+            env = {**self._ctx.env, "CODEX_HOME": home}
+            async with line_process(
+                command, cwd=self._spec.cwd, env=env, run_id=self._spec.run_id, ctx=self._ctx
+            ) as process:
+                process.close_stdin()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CHECK_S):
+                        async for _ in process.lines():
+                            pass
+                if process.exit_code:
+                    words = " ".join(process.errors)[-1000:]
+                    return Rejected(message=f"backend_config.config is not what Codex takes: {words}")
+        return None
+
+    async def _talk(self, given: list[JsonObject], watching: asyncio.Task[Watch]) -> Outcome:
+        """One process from its start to its end."""
+        env = await asyncio.to_thread(self._environment)
+        user = await asyncio.to_thread(options.user_config, env)
+        command = [self._cli, *options.flags(self._options, user), "app-server", "--listen", "stdio://"]
+        async with (
+            _temporary(env, own=self._spec.level != "full_access"),
+            line_process(command, cwd=self._spec.cwd, env=env, run_id=self._spec.run_id, ctx=self._ctx) as process,
+            Conversation(self._spec, self._ctx, self._told, Client(process)) as conversation,
+        ):
+            try:
+                account = await conversation.begin()
+                if account.get("requiresOpenaiAuth") and not account.get("account"):
+                    raise LoginNeeded("it is not logged in")
+                thread = await conversation.open_thread(self._fields(), resume=self._resume, fork=self._fork)
+                watch = await watching
+                await self._ctx.emit(
+                    Started(agent=_version(thread), model=thread.get("model"), native_session_id=conversation.thread_id)
+                )
+                self._resume, self._fork = conversation.thread_id, False
+                return await self._converse(conversation, given, watch)
+            except RpcError as error:
+                return ends.lost_session(str(error)) or Rejected(message=f"Codex: {error}")
+            except ProcessEnded:
+                return ends.exit_of(process.exit_code, list(process.errors), begun=self._begun)
+
+    async def _converse(self, conversation: Conversation, given: list[JsonObject], watch: Watch) -> Outcome:
+        """Says the prompt, tells what comes, and returns how it ended."""
+        fields: JsonObject = {}
+        if self._spec.output_schema is not None:
+            fields["outputSchema"] = self._spec.output_schema
+        if self._options.append_system_prompt and (self._spec.native_session_id or self._begun):
+            # a thread that had begun keeps its first instructions, so these come with the turn
+            instructions = {"value": self._options.append_system_prompt, "kind": "application"}
+            fields["additionalContext"] = {"instructions": instructions}
+        self._begun = True
+        try:
+            turn = await conversation.converse(given, fields, watch)
+            outcome = ends.outcome_of(turn, self._told, stopped=conversation.stopped)
+        finally:
+            for update in self._told.interrupted():
+                await self._ctx.emit(update)
+        if changes := await asyncio.to_thread(watch.changes):
+            await self._ctx.emit(FileChanged(changes=changes))
+        return outcome
+
+    def _fields(self) -> JsonObject:
+        fields = options.thread_fields(self._spec, self._options)
+        if self._options.append_system_prompt:
+            fields["developerInstructions"] = self._options.append_system_prompt
+        return fields
+
+    def _environment(self) -> dict[str, str]:
+        env = dict(self._ctx.env)
+        if self._path:
+            env["PATH"] = os.pathsep.join(word for word in (self._path, env.get("PATH")) if word)
+        if self._options.isolated_home:
+            env["CODEX_HOME"] = str(_isolated_home(env))
+        return env
+
+
+def _isolated_home(env: Mapping[str, str]) -> Path:
+    """A CODEX_HOME of ours, with the user's login: a link, so that a login that is renewed is renewed for both."""
+    home = Path(default_home(), "codex")
+    make_directory(home)
+    login, theirs = home / "auth.json", options.codex_home(env) / "auth.json"
+    if theirs.exists() and not login.exists():
+        with suppress(FileExistsError):
+            login.symlink_to(theirs)
+    return home
+
+
+@asynccontextmanager
+async def _temporary(env: dict[str, str], *, own: bool) -> AsyncGenerator[None]:
+    """A temporary directory of the run's own, the only one that its commands may write to besides cwd."""
+    if not own:
+        yield
+        return
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="orc-")
+    env["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _version(thread: JsonObject) -> str:
+    about = as_object(thread.get("thread")) or {}
+    return f"Codex {about.get('cliVersion', '')}".strip()

@@ -1,0 +1,195 @@
+"""What `backend_config` of a Codex run may say, and what our permissions are in Codex's words. Pure but for one look
+at the user's own configuration."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from orchestrator.errors import InvalidArgument, nearest
+from orchestrator.model import JsonObject, Permission, RunSpec, as_object
+
+SANDBOXES: Mapping[Permission, str] = {
+    "read_only": "read-only",
+    "workspace_write": "workspace-write",
+    "full_access": "danger-full-access",
+}
+"""Codex's sandbox for each of our levels. The approval policy is `on-request` in all: what the sandbox does not allow
+is asked for, and `requests` declines it where the level rules it out."""
+
+_QUIET = ("features.plugins", "features.apps", "features.unbounded_connection_retries", "check_for_update_on_startup")
+"""Switched off unless the user's own configuration says something of them: the first two and the last call home, the
+third would let a run that has no network wait for ever."""
+
+_OURS = (
+    "approval_policy", "approvals_reviewer", "default_permissions", "developer_instructions", "hooks", "mcp_servers",
+    "model_instructions_file", "notify", "permissions", "profile", "projects", "sandbox_mode",
+    "sandbox_workspace_write", "shell_environment_policy",
+)  # fmt: skip
+"""Keys of Codex's configuration that `permission` and other arguments decide, or that would start programs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The checked configuration."""
+
+    model: str | None = None
+    effort: str | None = None
+    append_system_prompt: str | None = None
+    network: bool = False
+    """Let commands of a workspace_write run reach the network."""
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further keys of Codex's configuration, dotted or nested."""
+    mcp_servers: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject], repr=False)
+    own_mcp_servers: bool = False
+    """Also start the MCP servers of the user's own configuration."""
+    isolated_home: bool = False
+    """Use a CODEX_HOME of the orchestrator's own, which shares nothing with the user's but the login."""
+
+
+def read_options(config: JsonObject) -> Options:
+    """Checks a configuration.
+
+    Raises:
+        InvalidArgument: it names the first key that is wrong, and what it takes.
+    """
+    for name in config:
+        if name not in _READERS:
+            raise InvalidArgument(f"backend_config of codex has no key {name!r}{nearest(name, _READERS)}")
+    return Options(**{name: _READERS[name](f"backend_config.{name}", value) for name, value in config.items()})
+
+
+def flags(options: Options, user: JsonObject) -> list[str]:
+    """The command line's part of the configuration.
+
+    Args:
+        user: the user's own configuration, as `user_config` has it.
+    """
+    pairs: dict[str, Any] = {key: False for key in _QUIET if _at(user, key) is None}
+    pairs["tools.update_plan.enabled"] = True  # otherwise there is no todo list
+    if not options.own_mcp_servers:
+        pairs |= {f"mcp_servers.{json.dumps(name)}.enabled": False for name in as_object(user.get("mcp_servers")) or {}}
+    return [word for key, value in pairs.items() for word in ("-c", f"{key}={toml(value)}")]
+
+
+def strict_flags(options: Options) -> list[str]:
+    """The caller's own keys as a command line, by which Codex itself checks them."""
+    return [word for key, value in options.config.items() for word in ("-c", f"{key}={toml(value)}")]
+
+
+def thread_fields(spec: RunSpec, options: Options) -> JsonObject:
+    """The parameters of a thread that a run decides, whether it is begun, resumed or forked."""
+    config: JsonObject = {
+        **options.config,
+        "shell_environment_policy.ignore_default_excludes": False,  # no keys, tokens and secrets for commands
+        "sandbox_workspace_write.exclude_slash_tmp": True,
+        "sandbox_workspace_write.network_access": options.network,
+    }
+    if options.effort:
+        config["model_reasoning_effort"] = options.effort
+    if options.mcp_servers:
+        config["mcp_servers"] = {name: _server(server) for name, server in options.mcp_servers.items()}
+    fields: JsonObject = {
+        "cwd": str(spec.cwd),
+        "approvalPolicy": "on-request",
+        "sandbox": SANDBOXES[spec.level],
+        "config": config,
+    }
+    return {**fields, "model": options.model} if options.model else fields
+
+
+def user_config(env: Mapping[str, str]) -> JsonObject:
+    """The user's own `config.toml`; empty if there is none, or Codex itself will complain about it. Blocks."""
+    try:
+        return tomllib.loads((codex_home(env) / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def codex_home(env: Mapping[str, str]) -> Path:
+    """Where Codex keeps its configuration, its login and its conversations."""
+    return Path(env.get("CODEX_HOME") or Path(env.get("HOME", "~")).expanduser() / ".codex")
+
+
+def toml(value: Any) -> str:
+    """A JSON value as TOML."""
+    if (table := as_object(value)) is not None:
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in table.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(toml(item) for item in cast(list[Any], value)) + "]"
+    return json.dumps(value)
+
+
+def _at(config: JsonObject, dotted: str) -> Any:
+    value: Any = config
+    for word in dotted.split("."):
+        value = (as_object(value) or {}).get(word)
+    return value
+
+
+def _server(server: JsonObject) -> JsonObject:
+    """An MCP server in Codex's words: remote ones have `http_headers`."""
+    kept = {key: value for key, value in server.items() if key not in ("type", "headers")}
+    return {**kept, "http_headers": server["headers"]} if "headers" in server else kept
+
+
+def _text(place: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise InvalidArgument(f"{place} must be a string that is not empty")
+    return value
+
+
+def _flag(place: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{place} must be true or false")
+    return value
+
+
+def _config(place: str, value: Any) -> Mapping[str, Any]:
+    config = as_object(value)
+    if config is None:
+        raise InvalidArgument(f"{place} must be an object of Codex's configuration keys")
+    for key, item in config.items():
+        if not key or key.startswith("-") or "=" in key:
+            raise InvalidArgument(f"{place} has no key {key!r}")
+        if key.split(".")[0] in _OURS:
+            raise InvalidArgument(f"{place}.{key} is decided by permission and the other keys of backend_config")
+        if _has_null(item):
+            raise InvalidArgument(f"{place}.{key} holds a null, which Codex's configuration does not know")
+    return config
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        items: Sequence[Any] = (
+            list(cast(JsonObject, value).values()) if isinstance(value, dict) else cast(list[Any], value)
+        )
+        return any(map(_has_null, items))
+    return value is None
+
+
+def _servers(place: str, value: Any) -> Mapping[str, JsonObject]:
+    servers = as_object(value)
+    if servers is None:
+        raise InvalidArgument(f"{place} must be an object: a name, and {{command, args?, env?}} or {{url, headers?}}")
+    for name, server in servers.items():
+        fields = as_object(server) or {}
+        if not isinstance(fields.get("command", fields.get("url")), str):
+            raise InvalidArgument(f"{place}.{name} must have a command or a url, a string")
+    return servers
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "model": _text,
+    "effort": _text,
+    "append_system_prompt": _text,
+    "network": _flag,
+    "config": _config,
+    "mcp_servers": _servers,
+    "own_mcp_servers": _flag,
+    "isolated_home": _flag,
+}
