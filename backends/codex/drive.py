@@ -28,6 +28,8 @@ from orchestrator.line_process import line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import JsonObject, Outcome, Rejected, RunSpec, as_object
 
+COLD_STARTS = 8
+"""How often a start is tried again that failed because several made a new CODEX_HOME at the same time."""
 CHECK_S = 20.0
 """How long Codex may take to check the caller's configuration."""
 
@@ -50,6 +52,7 @@ class Drive:
         self._resume = spec.native_session_id
         self._fork = spec.session_mode == "fork"
         self._begun = False
+        self._cold_starts = 0
 
     async def run(self) -> Outcome:
         """Drives the run to its end."""
@@ -60,7 +63,9 @@ class Drive:
         number = 0
         while True:
             try:
-                return await self._talk(given, watching)
+                if (outcome := await self._talk(given, watching)) is not None:
+                    return outcome
+                await asyncio.sleep(0.1 * self._cold_starts)
             except LoginNeeded as refusal:
                 number += 1
                 how = "Log in (`codex login`)"
@@ -90,8 +95,8 @@ class Drive:
                     return Rejected(message=f"backend_config.config is not what Codex takes: {words}")
         return None
 
-    async def _talk(self, given: list[JsonObject], watching: asyncio.Task[Watch]) -> Outcome:
-        """One process from its start to its end."""
+    async def _talk(self, given: list[JsonObject], watching: asyncio.Task[Watch]) -> Outcome | None:
+        """One process from its start to its end. None if it could not start and another one may."""
         env = await asyncio.to_thread(self._environment)
         user = await asyncio.to_thread(options.user_config, env)
         command = [self._cli, *options.flags(self._options, user), "app-server", "--listen", "stdio://"]
@@ -114,6 +119,9 @@ class Drive:
             except RpcError as error:
                 return ends.lost_session(str(error)) or Rejected(message=f"Codex: {error}")
             except ProcessEnded:
+                if not self._begun and ends.is_cold_start(process.errors) and self._cold_starts < COLD_STARTS:
+                    self._cold_starts += 1
+                    return None
                 return ends.exit_of(process.exit_code, list(process.errors), begun=self._begun)
 
     async def _converse(self, conversation: Conversation, given: list[JsonObject], watch: Watch) -> Outcome:

@@ -94,6 +94,11 @@ def lost_session(words: str) -> Failed | None:
     )
 
 
+def is_cold_start(stderr: Sequence[str]) -> bool:
+    """Whether Codex ended because another one was just making the same CODEX_HOME; the next time it is there."""
+    return any("failed to initialize" in line and "state runtime" in line for line in stderr)
+
+
 def exit_of(code: int | None, stderr: Sequence[str], *, begun: bool) -> Outcome:
     """The outcome of a run whose process ended before its turn did.
 

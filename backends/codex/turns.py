@@ -84,6 +84,8 @@ class Conversation:
             if not waiting.done():
                 waiting.cancel()
                 await asyncio.wait({waiting}, timeout=HURRY_S)
+            if waiting.done() and not waiting.cancelled():
+                waiting.exception()  # the fault says more
 
     # ---- the thread
 

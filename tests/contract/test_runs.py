@@ -111,10 +111,11 @@ async def test_structured_output_is_checked_against_the_schema(subject: Subject)
 async def test_usage_is_told_the_same_way(subject: Subject) -> None:
     run = await subject.finished("usage 10 20 0.5", "say done")
     usage = run["result"]["usage"]
-    cost = usage.pop("cost_usd")
+    cost = usage.pop("cost_usd", None)
     assert usage.pop("cached_input_tokens", 0) == 0
     assert usage == {"input_tokens": 10, "output_tokens": 20, "turns": 1}
-    assert 0 < cost < 0.01 if subject.real else cost == 0.5
+    assert cost == 0.5 or subject.real
+    assert cost is None or cost > 0
 
 
 async def test_cancel_ends_the_run_here_and_there(subject: Subject) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from orchestrator.model import JsonObject
@@ -31,6 +32,9 @@ class ClaudePlayer(Player):
             "DISABLE_ERROR_REPORTING": "1",
             "DISABLE_TELEMETRY": "1",
         }
+
+    def prepare(self, home: Path) -> None:
+        """See `Player.prepare`: nothing."""
 
     def past(self, request: JsonObject) -> Past | None:
         """See `Player.past`."""

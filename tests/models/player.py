@@ -63,6 +63,7 @@ class Player(ABC):
     def environment(self) -> Mapping[str, str]:
         """What an agent needs in its environment to talk to this model, and to nobody else."""
 
+    @abstractmethod
     def prepare(self, home: Path) -> None:
         """Puts into an agent's home what it needs besides."""
 
