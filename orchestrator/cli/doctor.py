@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from orchestrator import __version__, config
+from orchestrator.cli.agents import Finding, local_agents
 from orchestrator.cli.output import DONE, FAILED, console, print_json
 from orchestrator.cli.reach import Reach, host_status
 from orchestrator.cli.upkeep import orphans
@@ -20,17 +18,6 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.host.place import API, HostError, Place
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Workspace
-
-ANSWER_S = 10.0
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at. `fix` says what to do where the state is not `ok`."""
-
-    what: str
-    state: Literal["ok", "note", "fault"]
-    text: str
-    fix: str = ""
 
 
 def doctor(reach: Reach, *, strict: bool, as_json: bool) -> int:
@@ -74,52 +61,6 @@ def _python(_reach: Reach) -> Iterator[Finding]:
             yield Finding(name, "ok", version(name))
         except PackageNotFoundError:
             yield Finding(name, "fault", "not installed", "pip install orchestrator-mcp")
-
-
-def _agents(_reach: Reach) -> Iterator[Finding]:
-    for what, extra, distribution, command, login in (
-        ("Claude Code", "claude", "claude-agent-sdk", "claude", _claude_login),
-        ("Codex", "codex", "openai-codex-cli-bin", "codex", _codex_login),
-    ):
-        try:
-            brought = f"{distribution} {version(distribution)}"
-        except PackageNotFoundError:
-            brought = ""
-        path = shutil.which(command)
-        if not brought and path is None:
-            fix = f"pip install 'orchestrator-mcp[{extra}]'"
-            yield Finding(what, "note", "not found; its backend cannot be used", fix)
-            continue
-        there = _said(path, "--version") if path else ""
-        yield Finding(what, "ok", ", ".join(word for word in (brought, f"{there} at {path}" if path else "") if word))
-        yield login()
-
-
-def _said(path: str, *arguments: str) -> str:
-    try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=ANSWER_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"does not run ({error})"
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else f"exit code {done.returncode}"
-
-
-def _claude_login() -> Finding:
-    folder = Path(os.environ.get("CLAUDE_CONFIG_DIR") or "~/.claude").expanduser()
-    known = any(
-        os.environ.get(name) for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
-    )
-    if known or (folder / ".credentials.json").exists():
-        return Finding("Claude Code login", "ok", "credentials found")
-    return Finding(
-        "Claude Code login", "note", f"none found in {folder}", "run `claude` once, or set ANTHROPIC_API_KEY"
-    )
-
-
-def _codex_login() -> Finding:
-    folder = Path(os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
-    if os.environ.get("OPENAI_API_KEY") or (folder / "auth.json").exists():
-        return Finding("Codex login", "ok", "credentials found")
-    return Finding("Codex login", "note", f"none found in {folder}", "run `codex login`, or set OPENAI_API_KEY")
 
 
 def _settings(reach: Reach) -> Iterator[Finding]:
@@ -194,4 +135,4 @@ def _processes(reach: Reach) -> Iterator[Finding]:
         yield Finding("processes", "ok", "no agent's process was left behind")
 
 
-_LOOKS = (_python, _agents, _home, _settings, _host, _store, _processes)
+_LOOKS = (_python, local_agents, _home, _settings, _host, _store, _processes)

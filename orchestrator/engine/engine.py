@@ -211,6 +211,7 @@ class Engine:
             raise Unsupported(f"backend {old.backend!r} cannot resume sessions; spawn a new run")
         settings, parent = await asyncio.to_thread(self._bounds, caller)
         await asyncio.to_thread(tree.check_depth, settings, parent)
+        tree.check_programs(old.backend_config | config, parent)
         permission, on_approval = tree.under(tree.ceiling_of(settings, parent), old.permission, old.on_approval)
         spec = replace(
             old,

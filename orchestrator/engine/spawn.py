@@ -15,7 +15,7 @@ import orjson
 from orchestrator.backend import Ability, Backend
 from orchestrator.config import Settings
 from orchestrator.engine.outcome import schema_fault
-from orchestrator.engine.tree import Parent, ceiling_of, check_depth, under
+from orchestrator.engine.tree import Parent, ceiling_of, check_depth, check_programs, under
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
 from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, as_object, new_id, now
 from orchestrator.store import sessions
@@ -48,6 +48,7 @@ def request_of(
         InvalidArgument, Unsupported, SessionNotFound, Conflict, LimitExceeded: nothing was written.
     """
     check_depth(settings, parent)
+    check_programs(arguments.get("backend_config") or {}, parent)
     permission, on_approval = under(
         ceiling_of(settings, parent), arguments.get("permission"), arguments.get("on_approval", "ask")
     )

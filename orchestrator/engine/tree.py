@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 from orchestrator.config import Settings
 from orchestrator.errors import LimitExceeded, PermissionCeiling
-from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, OnApproval, Permission, RunSpec
+from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, OnApproval, Permission, RunSpec
 from orchestrator.store.layout import RunDir, write_all
 
 MEMBERS = "tree"
+_STARTING = frozenset({"mcp_servers", "own_mcp_servers", "setting_sources", "config"})
+"""Keys of `backend_config`, of whatever backend, by which a run may start programs of its caller's choice."""
 
 
 class Ceiling(NamedTuple):
@@ -90,6 +92,21 @@ def check_depth(settings: Settings, parent: Parent | None) -> None:
         raise LimitExceeded(
             f"the tree of {parent.root.run_id} has {count} runs: the setting max_runs_per_tree is "
             f"{settings.max_runs_per_tree}; do the work in this run, or use a finished agent again by continue_run"
+        )
+
+
+def check_programs(backend_config: JsonObject, parent: Parent | None) -> None:
+    """Refuses what an agent could start by its child and not by itself: such programs run outside of any sandbox.
+
+    Raises:
+        PermissionCeiling: with the key that would start them.
+    """
+    if parent is None or parent.spec.level == "full_access":
+        return
+    if wanted := sorted(backend_config.keys() & _STARTING):
+        raise PermissionCeiling(
+            f"backend_config.{wanted[0]} can start programs outside of what {parent.spec.run_id} is permitted "
+            f"({parent.spec.level}); leave it out, or let the caller who spawned {parent.root.run_id} spawn this run"
         )
 
 

@@ -155,13 +155,25 @@ def test_agents_and_their_logins_are_looked_at(here: Shell, tmp_path: Path) -> N
     place = here.having(PATH=f"{tools}:/usr/bin:/bin")
     assert "9.9.9" in look(place, "Claude Code")[2]
     assert "exit code 3" in look(place, "Codex")[2]
-    for what, file, variable in (
-        ("Claude Code login", ".claude/.credentials.json", "ANTHROPIC_API_KEY"),
-        ("Codex login", ".codex/auth.json", "OPENAI_API_KEY"),
+    for what, file, variable, counts in (
+        ("Claude Code login", ".claude/.credentials.json", "ANTHROPIC_API_KEY", True),
+        ("Codex login", ".codex/auth.json", "OPENAI_API_KEY", False),
     ):
         code, state, _, fix = look(place, what)
         assert (code, state, variable in fix) == (0, "note", True)
-        assert look(place.having(**{variable: "k"}), what)[1] == "ok"
+        assert (look(place.having(**{variable: "k"}), what)[1] == "ok") == counts
         (here.home / file).parent.mkdir()
         (here.home / file).write_text("{}")
         assert look(place, what)[1] == "ok"
+
+
+def test_what_the_agents_can_keep_in_bounds_is_looked_at(here: Shell, tmp_path: Path) -> None:
+    code, state, text, _ = look(here, "Codex sandbox")
+    assert (code, state) == (0, "ok"), text
+    assert "none" in look(here, "Claude Code sandbox")[2]
+    broken = tmp_path / "codex"
+    broken.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
+    broken.chmod(0o755)
+    (here.ground.home / "config.toml").write_text(f'codex_cli = "{broken}"')
+    code, state, text, fix = look(here, "Codex sandbox")
+    assert (code, state, "no namespaces here" in text, "bubblewrap" in fix) == (0, "note", True, True)

@@ -54,7 +54,10 @@ SPAWN: list[tuple[dict[str, Any], str]] = [
     ({"output_schema": []}, "output_schema"),
     ({"limits": {"timeout_s": 0}}, "limits.timeout_s must be a positive number of seconds"),
     ({"limits": {"timeout_s": True}}, "limits.timeout_s"),
-    ({"limits": {"max_turns": 3}}, "no limit 'max_turns'"),
+    ({"limits": {"max_turn": 3}}, "no limit 'max_turn'; did you mean 'max_turns'"),
+    ({"limits": {"max_turns": 1.5}}, "limits.max_turns must be a whole number"),
+    ({"limits": {"max_cost_usd": 0}}, "limits.max_cost_usd must be a positive number, not 0"),
+    ({"limits": {"max_turns": 3}}, "backend 'scripted' cannot keep limits.max_turns"),
     ({"metadata": {"x": "y" * 3000}}, "limit_exceeded: metadata is over"),
     ({"prompt": "x" * 5_000_000}, "limit_exceeded: the message is over"),
 ]

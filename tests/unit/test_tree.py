@@ -188,3 +188,20 @@ async def test_the_agent_of_a_run_is_known_at_the_hosts_socket(cwd: Path, known_
             await asyncio.wait({serving})
         child = await tools.settled(spawned["run_id"])
     assert child.get("parent_run_id") == (None if known_by == "nothing" else parent)
+
+
+@pytest.mark.parametrize("config", [{"mcp_servers": {"s": {"command": "sh"}}}, {"setting_sources": ["user"]}])
+async def test_an_agent_starts_no_programs_by_its_child_that_it_may_not_start_itself(
+    cwd: Path, config: JsonObject
+) -> None:
+    async with desk(cwd, Agent(opened)) as tools:
+        bound = await tools.finished(permission="workspace_write")
+        free = await tools.finished(permission="full_access")
+        with pytest.raises(PermissionCeiling, match=next(iter(config))):
+            await child_of(tools, bound["run_id"]).finished(backend_config=config)
+        child = await child_of(tools, free["run_id"]).finished(backend_config=config)
+        assert child["status"] == "completed"
+        with pytest.raises(PermissionCeiling, match=next(iter(config))):
+            await child_of(tools, bound["run_id"]).call("continue_run", run_id=child["run_id"], text="again")
+        top = await tools.finished(backend_config=config)
+    assert top["status"] == "completed"

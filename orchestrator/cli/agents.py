@@ -1,0 +1,160 @@
+"""What `orchestrator doctor` finds out about the local agents: which are there, whether they can log in, and whether
+their sandboxes work here. Nothing of the user's own files is written, and nobody outside is asked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from orchestrator import config
+from orchestrator.cli.reach import Reach
+from orchestrator.errors import OrchestratorError
+
+ANSWER_S = 10.0
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. `fix` says what to do where the state is not `ok`."""
+
+    what: str
+    state: Literal["ok", "note", "fault"]
+    text: str
+    fix: str = ""
+
+
+class _Found(NamedTuple):
+    """An agent's binaries.
+
+    Attributes:
+        brought: the distribution that brings it, with its version; empty if it is not installed.
+        runs: the binary that runs are made with; None if there is none.
+    """
+
+    brought: str
+    runs: str | None
+
+
+def local_agents(reach: Reach) -> Iterator[Finding]:
+    """Claude Code and Codex."""
+    try:
+        settings = config.load(reach.home.path, reach.cwd, os.environ).settings
+    except OrchestratorError:  # told elsewhere
+        settings = config.Settings()
+    claude = _found("claude-agent-sdk", _bundled_claude(), settings.claude_cli, "claude")
+    yield _presence("Claude Code", "claude", claude, "claude")
+    if claude.runs:
+        yield _claude_login()
+        yield _claude_permissions()
+    codex = _found("openai-codex-cli-bin", _bundled_codex(), settings.codex_cli, "codex")
+    yield _presence("Codex", "codex", codex, "codex")
+    if codex.runs:
+        yield _codex_login()
+        yield _codex_sandbox(codex.runs)
+
+
+def _found(distribution: str, bundled: str | None, setting: str, command: str) -> _Found:
+    try:
+        brought = f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        brought = ""
+    return _Found(brought, setting or bundled or shutil.which(command))
+
+
+def _presence(what: str, extra: str, found: _Found, command: str) -> Finding:
+    if found.runs is None:
+        fix = f"pip install 'orchestrator-mcp[{extra}]'"
+        return Finding(what, "note", "not found; its backend cannot be used", fix)
+    words = [found.brought, f"{_said(found.runs, '--version')} at {found.runs}"]
+    other = shutil.which(command)
+    if other and other != found.runs:
+        words.append(f"{_said(other, '--version')} at {other} is not used")
+    return Finding(what, "ok", ", ".join(word for word in words if word))
+
+
+def _bundled_claude() -> str | None:
+    package = find_spec("claude_agent_sdk")
+    path = Path(package.origin).with_name("_bundled") / "claude" if package and package.origin else None
+    return str(path) if path and path.is_file() else None
+
+
+def _bundled_codex() -> str | None:
+    if find_spec("codex_cli_bin") is None:
+        return None
+    from codex_cli_bin import bundled_codex_path
+
+    return str(bundled_codex_path())
+
+
+def _said(path: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run ({error})"
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else f"exit code {done.returncode}"
+
+
+def _claude_login() -> Finding:
+    folder = Path(os.environ.get("CLAUDE_CONFIG_DIR") or "~/.claude").expanduser()
+    known = any(
+        os.environ.get(name) for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
+    )
+    if known or (folder / ".credentials.json").exists():
+        return Finding("Claude Code login", "ok", "credentials found")
+    return Finding(
+        "Claude Code login", "note", f"none found in {folder}", "run `claude` once, or set ANTHROPIC_API_KEY"
+    )
+
+
+def _claude_permissions() -> Finding:
+    what, words = "Claude Code sandbox", "none: what could write or reach out is asked for"
+    if os.geteuid() == 0:
+        text = f"{words}; you are root, to whom Claude Code refuses full_access"
+        return Finding(what, "note", text, "run as another user, or use workspace_write")
+    return Finding(what, "ok", words)
+
+
+def _codex_login() -> Finding:
+    folder = Path(os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
+    if (folder / "auth.json").exists():
+        return Finding("Codex login", "ok", "credentials found")
+    if _other_provider(folder):
+        return Finding("Codex login", "ok", "another model provider is configured")
+    return Finding(
+        "Codex login",
+        "note",
+        f"none found in {folder}; keys in the environment do not count here",
+        "run `codex login`, or `printenv OPENAI_API_KEY | codex login --with-api-key`",
+    )
+
+
+def _other_provider(folder: Path) -> bool:
+    try:
+        document = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return document.get("model_provider", "openai") != "openai"
+
+
+def _codex_sandbox(cli: str) -> Finding:
+    """Runs a command that does nothing in Codex's sandbox, with a home that is thrown away."""
+    what = "Codex sandbox"
+    with tempfile.TemporaryDirectory(prefix="orc-") as home:
+        env: Mapping[str, str] = {**os.environ, "CODEX_HOME": home, "HOME": home}
+        try:
+            command = [cli, "sandbox", "--", "true"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False, env=env)
+            problem = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it fails"])[-1][:300]
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+    if problem:
+        fix = "install bubblewrap and allow user namespaces; until then only full_access runs can use commands"
+        return Finding(what, "note", f"does not work here: {problem}", fix)
+    return Finding(what, "ok", "commands are kept to what a run's permission allows")
