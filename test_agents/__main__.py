@@ -12,12 +12,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from test_agents.a2a_agent import Settings
 
-AGENTS = {"scripted": "a deterministic agent without a model; the prompt is its script"}
+AGENTS = {
+    "scripted": "a deterministic agent without a model; the prompt is its script",
+    "claude_code": "the local Claude Code, with your login",
+    "codex": "the local Codex, with your login",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,9 +45,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token", help="bearer token that clients must send")
     parser.add_argument("--default-cwd", type=_directory, help="where to work for clients that do not say")
     parser.add_argument("--allow-root", type=_directory, help="refuse directories outside of this one")
+    parser.add_argument("--backend-config", type=_object, help="JSON: what every run of the agent gets")
     parser.add_argument("--no-streaming", action="store_true", help="answer without event streams")
     parser.add_argument("--tck", action="store_true", help="also play the script of A2A's compatibility kit")
     return parser
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise argparse.ArgumentTypeError("a JSON object is needed")
+    return cast("dict[str, Any]", given)
 
 
 def _directory(text: str) -> Path:
@@ -72,8 +87,8 @@ def _ask_which() -> str | None:
 
 
 async def _serve(agent: str, options: argparse.Namespace) -> None:
+    from backends import BACKENDS, SCRIPTED, Backends
     from test_agents.a2a_agent import Settings, serve
-    from test_agents.scripted import Scripted
 
     settings = Settings(
         name=agent,
@@ -84,21 +99,24 @@ async def _serve(agent: str, options: argparse.Namespace) -> None:
         allow_root=options.allow_root,
         streaming=not options.no_streaming,
         tck=options.tck,
+        backend_config=options.backend_config,
     )
+    backend = await Backends({**BACKENDS, **SCRIPTED}).load(agent)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve(Scripted(), settings) as base:
+    async with serve(backend, settings) as base:
         print(json.dumps(_introduction(base, settings)), flush=True)
         await stop.wait()
 
 
 def _introduction(base: str, settings: Settings) -> dict[str, Any]:
     config = {"agent_url": base} | ({"auth_token": settings.token} if settings.token else {})
+    script = "say hello\nask Which colour? | red | blue\nfinal all done"
     spawn = {
         "backend": "remote_a2a",
         "cwd": str(settings.default_cwd or Path.cwd()),
-        "prompt": "say hello\nask Which colour? | red | blue\nfinal all done",
+        "prompt": script if settings.name == "scripted" else "Say what is in this directory.",
         "backend_config": config,
     }
     return {"agent_url": base, "card": f"{base}/.well-known/agent-card.json", "spawn_run": spawn}

@@ -89,6 +89,7 @@ async def run(
     prompt: Annotated[str | None, typer.Argument(help="The task; - reads it from stdin.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="The kind of agent.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the task from a file.")] = None,
+    model: Annotated[str | None, typer.Option(help="The agent's model; short for --backend-config.")] = None,
     agent_url: Annotated[str | None, typer.Option(help="Of a remote A2A agent; short for --backend-config.")] = None,
     role: Annotated[str | None, typer.Option(help="A label.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A wished agent name.")] = None,

@@ -39,8 +39,7 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
         InvalidArgument: an option is wrong or missing.
     """
     backend_config = json_of("--backend-config", given["backend_config"]) or {}
-    if given["agent_url"]:
-        backend_config["agent_url"] = given["agent_url"]
+    backend_config |= {name: given[name] for name in ("model", "agent_url") if given[name]}
     backend = given["backend"] or ("remote_a2a" if "agent_url" in backend_config else None) or _usual(reach)
     if not backend:
         raise InvalidArgument("say which agent: --backend NAME, or `backend` in the settings")

@@ -74,7 +74,7 @@ TOOLS: tuple[Tool, ...] = (
         "spawn_run",
         "Start a run of another agent and return its run_id at once. The run is kept on disk under cwd.",
         {
-            "backend": _s("the kind of agent: remote_a2a (set backend_config.agent_url)"),
+            "backend": _s("the kind of agent: claude_code, codex, or remote_a2a (set backend_config.agent_url)"),
             "prompt": _s("the task, complete: the agent knows nothing else"),
             "input_message": _o(f"instead of prompt: {_PARTS}"),
             "cwd": _s("absolute path of the directory to work in"),
@@ -97,7 +97,8 @@ TOOLS: tuple[Tool, ...] = (
             "idempotency_key": _s("same key and arguments give the same run", maxLength=512),
             "metadata": _o("your labels"),
             "backend_config": _o(
-                "remote_a2a: agent_url, auth_token | auth_token_env, headers, agent_card_path, allowed_origins"
+                "claude_code, codex: model, effort, append_system_prompt, mcp_servers; remote_a2a: agent_url, "
+                "auth_token | auth_token_env, headers, allowed_origins"
             ),
         },
         ("backend", "cwd"),
