@@ -98,7 +98,7 @@ TOOLS: tuple[Tool, ...] = (
             "metadata": _o("your labels"),
             "backend_config": _o(
                 "claude_code, codex: model, effort, append_system_prompt, mcp_servers; remote_a2a: agent_url, "
-                "auth_token | auth_token_env, headers, allowed_origins"
+                "auth_token | auth_token_env, headers"
             ),
         },
         ("backend", "cwd"),
