@@ -19,6 +19,7 @@ from orchestrator.model import JsonObject
 from tests.bench.workbench import ROOT
 from tests.kill.arena import Arena, open_arena
 from tests.kill.campaign import Outcome, Victim, campaign
+from tests.kill.cancels import AGENTS, Cancels, cancel_at_random
 from tests.kill.ledger import Promise
 from tests.kill.oracle import COMPLETED, LOST_HOST, Oracle
 
@@ -41,19 +42,38 @@ class Findings:
     outcomes: dict[Victim, Outcome] = field(default_factory=lambda: {victim: Outcome() for victim in Victim})
     seeds: list[tuple[Victim, int]] = field(default_factory=list[tuple[Victim, int]])
     crowd: Outcome = field(default_factory=Outcome)
+    cancels: dict[str, Cancels] = field(default_factory=dict[str, Cancels])
+    """Of each real agent."""
     steps: dict[str, tuple[int, list[JsonObject]]] = field(default_factory=dict[str, tuple[int, list[JsonObject]]])
 
     @property
     def broken(self) -> int:
         """How many promises were found broken."""
         campaigns = [*self.outcomes.values(), self.crowd]
-        return sum(len(outcome.ledger.broken) for outcome in campaigns) + sum(
-            len(broken) for _, broken in self.steps.values()
-        )
+        lost = sum(len(outcome.ledger.broken) for outcome in campaigns)
+        left = sum(len(cancels.left) for cancels in self.cancels.values())
+        return lost + left + sum(len(broken) for _, broken in self.steps.values())
 
 
 async def killing(findings: Findings, kills: int, seed: int) -> AsyncIterator[str]:
-    """All campaigns, round-robin over the victims. Yields a line about each."""
+    """All campaigns. Yields a line about each."""
+    async for line in _cancelling(findings, kills, seed):
+        yield line
+    async for line in _campaigns(findings, kills, seed):
+        yield line
+
+
+async def _cancelling(findings: Findings, count: int, seed: int) -> AsyncIterator[str]:
+    """So many runs of each real agent, cancelled at random moments."""
+    for backend in AGENTS:
+        with tempfile.TemporaryDirectory(prefix="orchestrator-kill-") as folder:
+            os.environ["ORCHESTRATOR_HOME"] = f"{folder}/home"
+            found = findings.cancels[backend] = await cancel_at_random(backend, Path(folder), count, seed)
+        yield f"{backend}, seed {seed}: {count} cancelled, {found.begun} had begun, {len(found.left)} left something"
+
+
+async def _campaigns(findings: Findings, kills: int, seed: int) -> AsyncIterator[str]:
+    """Kills, round-robin over the victims."""
     left = {victim: kills // len(Victim) for victim in Victim}
     while any(left.values()):
         for victim in Victim:

@@ -10,6 +10,7 @@ from tests.bench.figures import Figure, Report, machine, millis, versions
 from tests.bench.kill import INTERRUPTED, STORED, Findings
 from tests.bench.workbench import ROOT
 from tests.kill.campaign import Victim
+from tests.kill.cancels import LATEST_S
 from tests.kill.ledger import Ledger, Promise
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
@@ -78,6 +79,15 @@ Besides, a process was killed at every step of its work: before each change to a
 |---|--:|--:|
 {chr(10).join(f"| {PHASES[name]} | {count} | {len(bad)} |" for name, (count, bad) in findings.steps.items())}
 
+## What was cancelled
+
+Runs of real agents, whose commands try to outlive them by `nohup`, `setsid` and by ignoring signals, were cancelled at
+random moments of their first {LATEST_S:g} seconds.
+
+| agent | cancelled | of which had begun | that left a process | seconds until `cancel_run` answered, median | max |
+|---|--:|--:|--:|--:|--:|
+{chr(10).join(_cancelled(findings))}
+
 ## What was lost
 
 | promise | looked at | broken |
@@ -104,6 +114,12 @@ def _killed(findings: Findings) -> Iterator[str]:
         yield f"| {WHO[victim]} | {found.kills} | {found.runs:,} | {events} | {ended} | {found.reattached} |"
 
 
+def _cancelled(findings: Findings) -> Iterator[str]:
+    for backend, found in findings.cancels.items():
+        took = f"{median(found.seconds):.2f} | {max(found.seconds):.2f}"
+        yield f"| {backend} | {len(found.seconds)} | {found.begun} | {len(found.left)} | {took} |"
+
+
 def _promises(findings: Findings) -> Iterator[str]:
     ledger = _all(findings)
     for promise in Promise:
@@ -121,6 +137,7 @@ def _all(findings: Findings) -> Ledger:
 def everything_broken(findings: Findings) -> list[str]:
     """Each broken promise in a line; steps that broke the same are one line."""
     lines = [f"{each.promise.name}: {each.what}" for each in _all(findings).broken]
+    lines += [f"{backend}: {what}" for backend, found in findings.cancels.items() for what in found.left]
     for phase, (_, bad) in findings.steps.items():
         found: dict[str, list[str]] = {}
         for step in bad:
