@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.bench import cli, host, kill, limits, local, reliability, remote, server
+from tests.bench import agents, cli, host, kill, limits, local, reliability, remote, server
 from tests.bench.figures import Figure, Report, compare, machine, versions
 from tests.bench.workbench import ROOT
 
@@ -36,6 +36,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "reaching": host.reaching,
     "calling": host.calling,
     "waiting": host.waiting,
+    "claude_code": partial(agents.runs, "claude_code"),
+    "codex": partial(agents.runs, "codex"),
     "answering": cli.answering,
     "following": cli.following,
 }

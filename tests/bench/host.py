@@ -23,7 +23,7 @@ CALLS = 300
 
 
 @contextmanager
-def _home() -> Generator[str]:
+def home_of_a_host() -> Generator[str]:
     """A home whose host is gone at the end."""
     with tempfile.TemporaryDirectory(prefix="orc-bench-") as folder:
         try:
@@ -33,7 +33,7 @@ def _home() -> Generator[str]:
                 stopping.wait(30)
 
 
-def _host(home: str) -> psutil.Process:
+def host_of(home: str) -> psutil.Process:
     (about,) = Path(home).glob("hosts/*/json")
     return psutil.Process(orjson.loads(about.read_bytes())["pid"])
 
@@ -45,12 +45,12 @@ def reaching() -> Iterator[Figure]:
     cold: list[float] = []
     sizes: list[float] = []
     for _ in range(3):
-        with _home() as home:
+        with home_of_a_host() as home:
             started = time.perf_counter()
             with child(*BRIDGE, ORCHESTRATOR_HOME=home) as process:
                 Client(process)
                 cold.append(time.perf_counter() - started)
-    with _home() as home, child(*BRIDGE, ORCHESTRATOR_HOME=home) as first:
+    with home_of_a_host() as home, child(*BRIDGE, ORCHESTRATOR_HOME=home) as first:
         Client(first)
         for _ in range(20):
             started = time.perf_counter()
@@ -73,7 +73,7 @@ def calling() -> Iterator[Figure]:
     """A tool call through bridge and host, and in process, one after the other in the same run."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        _home() as home,
+        home_of_a_host() as home,
         child(*SERVER, cwd=Path(folder), ORCHESTRATOR_HOME=home) as inside,
         child(*BRIDGE, cwd=Path(folder), ORCHESTRATOR_HOME=home) as outside,
     ):
@@ -94,12 +94,12 @@ def calling() -> Iterator[Figure]:
 
 def waiting(runs: int = 200) -> Iterator[Figure]:
     """Memory and CPU of a host that does nothing, and of one whose 200 remote runs all wait for an answer."""
-    with tempfile.TemporaryDirectory() as folder, _home() as home, child("test_agents", "scripted") as agent:
+    with tempfile.TemporaryDirectory() as folder, home_of_a_host() as home, child("test_agents", "scripted") as agent:
         url = json.loads(first_line(agent))["agent_url"]
         with child(*BRIDGE, cwd=Path(folder), ORCHESTRATOR_HOME=home) as process:
             client = Client(process)
             client.call("list_runs")
-            host = _host(home)
+            host = host_of(home)
             yield Figure(name="memory of a host, idle", unit="MB", samples=[host.memory_info().rss / 1e6], goal=110)
             yield Figure(name="CPU of a host, idle", unit="%", samples=[_cpu(host)], goal=0.5)
             arguments = {"backend": "remote_a2a", "cwd": folder, "prompt": "ask Which?"}
