@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -27,10 +28,13 @@ from backends.claude_code.updates import Translation
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError
-from orchestrator.events import FileChanged, Started
+from orchestrator.events import FileChanged, Progress, Started
 from orchestrator.line_process import LineProcess, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
-from orchestrator.model import JsonObject, Outcome, RunSpec, Usage, as_array, as_object
+from orchestrator.model import Completed, JsonObject, Outcome, RunSpec, Usage, as_array, as_object
+
+OLDEST = (2, 1, 248)
+"""The first Claude Code that takes a prompt as it is written."""
 
 
 class Drive:
@@ -52,13 +56,12 @@ class Drive:
     async def run(self) -> Outcome:
         """Drives the run to its end."""
         spec = self._spec
-        watching = asyncio.create_task(asyncio.to_thread(Watch, spec.cwd), name="first look at the files")
         if self._resume:
             self._before_usd = await asyncio.to_thread(cost_until_now, self._resume, self._ctx.env)
         content = content_of(spec.message)
         while True:
             try:
-                outcome = await self._talk(content, watching)
+                outcome = await self._talk(content)
             except LoginNeeded as refusal:
                 self._logins += 1
                 how = "Log in (`claude`, then /login)"
@@ -71,7 +74,7 @@ class Drive:
                 continue
             return outcome
 
-    async def _talk(self, content: list[JsonObject], watching: asyncio.Task[Watch]) -> Outcome:
+    async def _talk(self, content: list[JsonObject]) -> Outcome:
         """One process from its start to its end."""
         fields = sdk_options(self._spec, self._options, cli=self._cli)
         if self._resume:
@@ -86,8 +89,9 @@ class Drive:
         async with _running(fields, self._spec, self._ctx, env) as (options, process):
             try:
                 async with Talk(self._spec, self._ctx, self._told, options, process) as talk:
-                    self._check_login(talk.about)
-                    watch = await watching
+                    _check_version(talk.about)
+                    _check_login(talk.about)
+                    watch = await asyncio.to_thread(Watch, self._spec.cwd)
                     await self._ctx.emit(
                         Started(
                             agent=f"Claude Code {talk.about.get('claude_code_version', '')}".strip(),
@@ -102,26 +106,25 @@ class Drive:
                     raise BackendError("agent_protocol", f"Claude Code cannot be understood: {error}") from error
                 return ends.exit_of(process.exit_code, [*process.errors, str(error)], begun=begun)
 
-    def _check_login(self, about: JsonObject) -> None:
-        """A CLI that has no credentials at all says so before its first call."""
-        if (account := as_object(about.get("account"))) and _has_none(account):
-            raise LoginNeeded("it is not logged in")
-
     async def _converse(self, talk: Talk, content: list[JsonObject], watch: Watch) -> Outcome:
         """Says the prompt, tells what comes, and returns how it ended."""
         try:
             result = await talk.converse(content, watch, self._options.background_wait_s)
-            self._count(talk.results)
-            outcome = ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
         finally:
+            self._count(talk.results)
             for update in self._told.interrupted():
                 await self._ctx.emit(update)
+        outcome = ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
+        if not isinstance(outcome, Completed):  # whose usage stands in its end
+            await self._ctx.emit(Progress(detail="the run is over", usage=self._usage))
         if changes := await asyncio.to_thread(watch.changes):
             await self._ctx.emit(FileChanged(changes=changes))
         return outcome
 
     def _count(self, results: list[ResultMessage]) -> None:
         """Adds what the turns used. Input counts whole, as other backends count it; costs are those of the session."""
+        if not results:
+            return
         usage = self._usage
         for result in results:
             given = result.usage or {}
@@ -133,7 +136,7 @@ class Drive:
                 cached_input_tokens=(usage.cached_input_tokens or 0) + cached,
                 output_tokens=usage.output_tokens + int(given.get("output_tokens") or 0),
             )
-        cost = results[-1].total_cost_usd if results else None
+        cost = results[-1].total_cost_usd
         spent = None if cost is None else max(0.0, round(cost - self._before_usd, 9))
         self._usage = replace(usage, cost_usd=spent, turns=len(self._told.model_calls))
 
@@ -168,10 +171,24 @@ def _piped(text: bytes) -> int:
     return reader
 
 
-def _has_none(account: JsonObject) -> bool:
-    """Whether the CLI names no source of credentials, and talks to a service that wants some."""
-    sources = (account.get("tokenSource", "none"), account.get("apiKeySource", "none"))
-    return account.get("apiProvider") == "firstParty" and all(source in (None, "none") for source in sources)
+def _check_version(about: JsonObject) -> None:
+    """Refuses a CLI that would take `@` and `/` in prompts for commands, or says less than is needed."""
+    version = str(about.get("claude_code_version") or "of unknown version")
+    numbers = tuple(int(word) for word in re.findall(r"\d+", version)[:3])
+    if numbers < OLDEST:
+        raise BackendError(
+            "backend_unavailable",
+            f"Claude Code {version} is too old: {'.'.join(map(str, OLDEST))} or newer is needed",
+            next_step="update it, or install 'orchestrator-mcp[claude]', then spawn the run again",
+        )
+
+
+def _check_login(about: JsonObject) -> None:
+    """A CLI that names no source of credentials for a service that wants some need not be asked for its first call."""
+    account = as_object(about.get("account")) or {}
+    sources = (account.get("tokenSource"), account.get("apiKeySource"))
+    if account.get("apiProvider") == "firstParty" and all(source in (None, "none") for source in sources):
+        raise LoginNeeded("it is not logged in")
 
 
 def _default_model(about: JsonObject) -> str | None:

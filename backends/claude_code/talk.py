@@ -31,7 +31,7 @@ from backends.claude_code.transport import ProcessTransport
 from backends.claude_code.updates import SYNTHETIC, Stored, Translation
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch
-from orchestrator.errors import BackendError
+from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.events import Progress, Update
 from orchestrator.line_process import HURRY_S, LineProcess
 from orchestrator.logins import LoginNeeded
@@ -64,6 +64,8 @@ class Talk:
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._idle = False
+        self._tells_states = False
+        """Whether the CLI says when it is idle; of one that does not the result is all there is to go by."""
         self._background: set[str] = set()
         self._unanswered: set[str] = set()
         self.about: JsonObject = {}
@@ -103,7 +105,10 @@ class Talk:
         ending = asyncio.create_task(self._over(background_wait_s), name=f"end of {self._spec.run_id}")
         try:
             await asyncio.wait({reading, steering, ending, self._fault}, return_when=asyncio.FIRST_COMPLETED)
-            for done in (self._fault, reading, steering, ending):
+            if self._fault.done():
+                self._fault.result()
+            failed = bool(self.results) and self.results[-1].is_error  # after which the process may end
+            for done in (ending,) if ending.done() else () if failed else (reading, steering):
                 if done.done():
                     done.result()
             return self.results[-1]
@@ -158,6 +163,7 @@ class Talk:
         match message:
             case ResultMessage():
                 self.results.append(message)
+                self._idle = self._idle or not self._tells_states
                 self._unanswered -= set(message.user_message_uuids or ())
                 if message.is_error:
                     self._unanswered.clear()
@@ -168,6 +174,7 @@ class Talk:
             case SystemMessage(subtype="api_retry") if message.data.get("error") == "authentication_failed":
                 raise LoginNeeded(f"the service answered {message.data.get('error_status', 'nothing')}")
             case SystemMessage(subtype="session_state_changed"):
+                self._tells_states = True
                 self._idle = message.data.get("state") == "idle"
             case SystemMessage(subtype="background_tasks_changed"):
                 self._background = {str(task.get("task_id")) for task in message.data.get("tasks") or ()}
@@ -231,10 +238,11 @@ class Talk:
             before = await asyncio.to_thread(_content_of, path)
         try:
             answer = await self._ctx.ask(requests.request_of(wish, self._spec.cwd, plan=self._told.plan, before=before))
-        except BackendError as error:  # nobody answered: the SDK would tell the agent and go on
+        except (BackendError, OrchestratorError) as error:  # the SDK would tell the agent, and go on
             if not self._fault.done():
                 self._fault.set_exception(error)
-            return requests.denied("nobody answered in time")
+                self._fault.exception()  # nobody may be waiting any more
+            return requests.denied("the run is over")
         return requests.verdict_of(wish, answer)
 
 

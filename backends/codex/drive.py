@@ -22,11 +22,11 @@ from backends.codex.turns import Conversation
 from backends.codex.updates import Translation
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch
-from orchestrator.events import FileChanged, Started
+from orchestrator.events import FileChanged, Progress, Started
 from orchestrator.home import default_home, make_directory
 from orchestrator.line_process import line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
-from orchestrator.model import JsonObject, Outcome, Rejected, RunSpec, as_object
+from orchestrator.model import Completed, JsonObject, Outcome, Rejected, RunSpec, as_object
 
 COLD_STARTS = 8
 """How often a start is tried again that failed because several made a new CODEX_HOME at the same time."""
@@ -58,12 +58,11 @@ class Drive:
         """Drives the run to its end."""
         if (problem := await self._checked()) is not None:
             return problem
-        watching = asyncio.create_task(asyncio.to_thread(Watch, self._spec.cwd), name="first look at the files")
         given = input_of(self._spec.message)
         number = 0
         while True:
             try:
-                if (outcome := await self._talk(given, watching)) is not None:
+                if (outcome := await self._talk(given)) is not None:
                     return outcome
                 await asyncio.sleep(0.1 * self._cold_starts)
             except LoginNeeded as refusal:
@@ -95,7 +94,7 @@ class Drive:
                     return Rejected(message=f"backend_config.config is not what Codex takes: {words}")
         return None
 
-    async def _talk(self, given: list[JsonObject], watching: asyncio.Task[Watch]) -> Outcome | None:
+    async def _talk(self, given: list[JsonObject]) -> Outcome | None:
         """One process from its start to its end. None if it could not start and another one may."""
         env = await asyncio.to_thread(self._environment)
         user = await asyncio.to_thread(options.user_config, env)
@@ -110,14 +109,14 @@ class Drive:
                 if account.get("requiresOpenaiAuth") and not account.get("account"):
                     raise LoginNeeded("it is not logged in")
                 thread = await conversation.open_thread(self._fields(), resume=self._resume, fork=self._fork)
-                watch = await watching
+                watch = await asyncio.to_thread(Watch, self._spec.cwd)
                 await self._ctx.emit(
                     Started(agent=_version(thread), model=thread.get("model"), native_session_id=conversation.thread_id)
                 )
                 self._resume, self._fork = conversation.thread_id, False
                 return await self._converse(conversation, given, watch)
             except RpcError as error:
-                return ends.lost_session(str(error)) or Rejected(message=f"Codex: {error}")
+                return ends.refusal_of(str(error), begun=self._begun)
             except ProcessEnded:
                 if not self._begun and ends.is_cold_start(process.errors) and self._cold_starts < COLD_STARTS:
                     self._cold_starts += 1
@@ -136,10 +135,12 @@ class Drive:
         self._begun = True
         try:
             turn = await conversation.converse(given, fields, watch)
-            outcome = ends.outcome_of(turn, self._told, stopped=conversation.stopped)
         finally:
             for update in self._told.interrupted():
                 await self._ctx.emit(update)
+        outcome = ends.outcome_of(turn, self._told, stopped=conversation.stopped)
+        if not isinstance(outcome, Completed):  # whose usage stands in its end
+            await self._ctx.emit(Progress(detail="the run is over", usage=self._told.usage))
         if changes := await asyncio.to_thread(watch.changes):
             await self._ctx.emit(FileChanged(changes=changes))
         return outcome

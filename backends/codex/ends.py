@@ -82,16 +82,23 @@ def login_words(error: JsonObject) -> str | None:
     return None
 
 
-def lost_session(words: str) -> Failed | None:
-    """The outcome where Codex does not have the conversation that was to go on; None if the words say another thing."""
-    if not any(sign in words.lower() for sign in _LOST):
-        return None
-    return Failed(
-        code="agent_error",
-        message=f"Codex does not have the session any more: {words}",
-        resumable=False,
-        next_step="spawn a new run; a session lives in the CODEX_HOME that it was made in",
-    )
+def refusal_of(words: str, *, begun: bool) -> Outcome:
+    """The outcome of a run of which Codex refused a request with these words.
+
+    Args:
+        begun: whether the agent had the prompt.
+    """
+    if any(sign in words.lower() for sign in _LOST):
+        return Failed(
+            code="agent_error",
+            message=f"Codex does not have the session any more: {words}",
+            resumable=False,
+            next_step="spawn a new run; a session lives in the CODEX_HOME that it was made in",
+        )
+    if BUSY in words:
+        next_step = "end the other Codex that has this conversation open, then call continue_run with text"
+        return Failed(code="conflict", message=f"Codex: {words}", next_step=next_step)
+    return Failed(code="agent_error", message=f"Codex: {words}") if begun else Rejected(message=f"Codex: {words}")
 
 
 def is_cold_start(stderr: Sequence[str]) -> bool:

@@ -4,14 +4,15 @@ at the user's own configuration."""
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.errors import InvalidArgument, nearest
-from orchestrator.model import JsonObject, Permission, RunSpec, as_object
+from orchestrator.model import JsonObject, Permission, RunSpec, as_array, as_object
 
 SANDBOXES: Mapping[Permission, str] = {
     "read_only": "read-only",
@@ -153,23 +154,32 @@ def _config(place: str, value: Any) -> Mapping[str, Any]:
     config = as_object(value)
     if config is None:
         raise InvalidArgument(f"{place} must be an object of Codex's configuration keys")
-    for key, item in config.items():
+    for key, item in _leaves(config):
+        path = f"{place}.{key}"
         if not key or key.startswith("-") or "=" in key:
             raise InvalidArgument(f"{place} has no key {key!r}")
         if key.split(".")[0] in _OURS:
-            raise InvalidArgument(f"{place}.{key} is decided by permission and the other keys of backend_config")
-        if _has_null(item):
-            raise InvalidArgument(f"{place}.{key} holds a null, which Codex's configuration does not know")
+            raise InvalidArgument(f"{path} is decided by permission and the other keys of backend_config")
+        if _SECRET.search(key):
+            raise InvalidArgument(f"{path} looks like a credential; name a variable of your environment by env_key")
+        if item is None:
+            raise InvalidArgument(f"{path} is null, which Codex's configuration does not know")
     return config
 
 
-def _has_null(value: Any) -> bool:
-    if isinstance(value, (dict, list)):
-        items: Sequence[Any] = (
-            list(cast(JsonObject, value).values()) if isinstance(value, dict) else cast(list[Any], value)
-        )
-        return any(map(_has_null, items))
-    return value is None
+_SECRET = re.compile(r"(?:token|secret|password|api_?key|(?<!env_http_)headers)(?:\.|$)", re.IGNORECASE)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key and every value inside of an object, with the way to it."""
+    if (table := as_object(value)) is not None:
+        for key, item in table.items():
+            yield from _leaves(item, f"{path}.{key}" if path else key)
+    elif (items := as_array(value)) is not None:
+        for item in items:
+            yield from _leaves(item, path)
+    else:
+        yield path, value
 
 
 def _servers(place: str, value: Any) -> Mapping[str, JsonObject]:

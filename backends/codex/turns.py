@@ -71,6 +71,7 @@ class Conversation:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not self._fault.done():
             self._fault.set_exception(error)
+            self._fault.exception()  # nobody may be waiting any more
 
     async def _unless_faulty(self, work: Awaitable[Any]) -> Any:
         """Waits for something, unless the conversation fails meanwhile."""
