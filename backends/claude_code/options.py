@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
+from orchestrator import values
 from orchestrator.config import Settings
-from orchestrator.errors import InvalidArgument, PermissionCeiling, nearest
+from orchestrator.errors import InvalidArgument, PermissionCeiling
 from orchestrator.model import JsonObject, Permission, RunSpec
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
@@ -48,10 +50,7 @@ def read_options(config: JsonObject) -> Options:
     Raises:
         InvalidArgument: it names the first key that is wrong, and what it takes.
     """
-    for name in config:
-        if name not in _READERS:
-            raise InvalidArgument(f"backend_config of claude_code has no key {name!r}{nearest(name, _READERS)}")
-    return Options(**{name: _READERS[name](f"backend_config.{name}", value) for name, value in config.items()})
+    return Options(**values.read("claude_code", config, _READERS))
 
 
 def check(spec: RunSpec, settings: Settings) -> None:
@@ -77,7 +76,7 @@ def check(spec: RunSpec, settings: Settings) -> None:
 
 def is_trusted(cwd: Path, settings: Settings) -> bool:
     """Whether the user's own settings list the folder, or one above it."""
-    return any(cwd.is_relative_to(Path(folder).expanduser()) for folder in settings.trusted_dirs)
+    return any(cwd.is_relative_to(os.path.expanduser(folder)) for folder in settings.trusted_dirs)  # noqa: PTH111
 
 
 def sdk_options(spec: RunSpec, options: Options, *, cli: str) -> JsonObject:
@@ -123,74 +122,18 @@ def agent_environment(env: Mapping[str, str], cwd: Path, sdk_version: str) -> di
     return {**own, **env, **told}
 
 
-def _text(place: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise InvalidArgument(f"{place} must be a string that is not empty")
-    return value
-
-
-def _word(place: str, value: Any) -> str:
-    if _text(place, value).startswith("-"):
-        raise InvalidArgument(f"{place} must not begin with '-'")
-    return value
-
-
-def _flag(place: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidArgument(f"{place} must be true or false")
-    return value
-
-
-def _words(place: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise InvalidArgument(f"{place} must be an array of strings")
-    return tuple(_word(place, item) for item in cast(list[Any], value))
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
-    def read(place: str, value: Any) -> str:
-        if value not in choices:
-            raise InvalidArgument(f"{place} is {value!r}; it takes {', '.join(choices)}")
-        return value
-
-    return read
-
-
 def _sources(place: str, value: Any) -> tuple[str, ...]:
-    return tuple(_one_of(get_args(Source))(place, item) for item in _words(place, value))
+    return tuple(values.one_of(get_args(Source))(place, item) for item in values.words(place, value))
 
 
-def _seconds(place: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
-        raise InvalidArgument(f"{place} must be a number of seconds, not {value!r}")
-    return value
-
-
-_TRANSPORTS = {"stdio": "command", "http": "url", "sse": "url"}
-
-
-def _servers(place: str, value: Any) -> Mapping[str, JsonObject]:
-    servers = cast("dict[Any, Any]", value) if isinstance(value, dict) else None
-    if servers is None:
-        raise InvalidArgument(
-            f"{place} must be an object: a name, and {{command, args?, env?}} or {{type, url, headers?}}"
-        )
-    for name, server in servers.items():
-        kind = cast(JsonObject, server).get("type", "stdio") if isinstance(server, dict) else None
-        needed = _TRANSPORTS.get(kind) if isinstance(kind, str) else None
-        if needed is None or not isinstance(cast(JsonObject, server).get(needed), str):
-            raise InvalidArgument(f"{place}.{name} must have a command, or type http or sse with a url, each a string")
-    return cast("dict[str, JsonObject]", servers)
-
-
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "model": _word,
-    "fallback_model": _word,
-    "effort": _one_of(get_args(Effort)),
-    "append_system_prompt": _text,
-    "plan": _flag,
+_READERS: Mapping[str, values.Reader] = {
+    "model": values.word,
+    "fallback_model": values.word,
+    "effort": values.one_of(get_args(Effort)),
+    "append_system_prompt": values.text,
+    "plan": values.flag,
     "setting_sources": _sources,
-    "disallowed_tools": _words,
-    "mcp_servers": _servers,
-    "background_wait_s": _seconds,
+    "disallowed_tools": values.words,
+    "mcp_servers": values.mcp_servers,
+    "background_wait_s": values.seconds,
 }

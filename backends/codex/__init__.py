@@ -2,5 +2,6 @@
 
 `backend` is what the engine sees, `options` what a caller may say, `drive` one run with its processes, `turns` the
 conversation with one, `client` the protocol. Pure, and tested without a process: `updates` (what the agent
-does), `ends` (how a turn ended), `requests` (what it asks). Payloads are objects as they come: every release adds to them.
+does), `ends` (how a turn ended), `requests` (what it asks). Payloads are objects as they come: every release adds to
+them.
 """

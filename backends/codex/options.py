@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator.errors import InvalidArgument, nearest
+from orchestrator import values
+from orchestrator.errors import InvalidArgument
 from orchestrator.model import JsonObject, Permission, RunSpec, as_array, as_object
 
 SANDBOXES: Mapping[Permission, str] = {
@@ -58,10 +59,7 @@ def read_options(config: JsonObject) -> Options:
     Raises:
         InvalidArgument: it names the first key that is wrong, and what it takes.
     """
-    for name in config:
-        if name not in _READERS:
-            raise InvalidArgument(f"backend_config of codex has no key {name!r}{nearest(name, _READERS)}")
-    return Options(**{name: _READERS[name](f"backend_config.{name}", value) for name, value in config.items()})
+    return Options(**values.read("codex", config, _READERS))
 
 
 def flags(options: Options, user: JsonObject) -> list[str]:
@@ -119,10 +117,10 @@ def codex_home(env: Mapping[str, str]) -> Path:
 def toml(value: Any) -> str:
     """A JSON value as TOML."""
     if (table := as_object(value)) is not None:
-        return "{" + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in table.items()) + "}"
+        return "{" + ", ".join(f"{toml(key)} = {toml(item)}" for key, item in table.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(toml(item) for item in cast(list[Any], value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _at(config: JsonObject, dotted: str) -> Any:
@@ -138,25 +136,13 @@ def _server(server: JsonObject) -> JsonObject:
     return {**kept, "http_headers": server["headers"]} if "headers" in server else kept
 
 
-def _text(place: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise InvalidArgument(f"{place} must be a string that is not empty")
-    return value
-
-
-def _flag(place: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidArgument(f"{place} must be true or false")
-    return value
-
-
 def _config(place: str, value: Any) -> Mapping[str, Any]:
     config = as_object(value)
     if config is None:
         raise InvalidArgument(f"{place} must be an object of Codex's configuration keys")
     for key, item in _leaves(config):
         path = f"{place}.{key}"
-        if not key or key.startswith("-") or "=" in key:
+        if not all(map(_WORD.fullmatch, key.split("."))):
             raise InvalidArgument(f"{place} has no key {key!r}")
         if key.split(".")[0] in _OURS:
             raise InvalidArgument(f"{path} is decided by permission and the other keys of backend_config")
@@ -167,6 +153,8 @@ def _config(place: str, value: Any) -> Mapping[str, Any]:
     return config
 
 
+_WORD = re.compile(r"[\w/:@+][\w/:@+-]*")
+"""A word of a key; Codex trims blanks, and takes quotes away."""
 _SECRET = re.compile(r"(?:token|secret|password|api_?key|(?<!env_http_)headers)(?:\.|$)", re.IGNORECASE)
 
 
@@ -182,24 +170,13 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _servers(place: str, value: Any) -> Mapping[str, JsonObject]:
-    servers = as_object(value)
-    if servers is None:
-        raise InvalidArgument(f"{place} must be an object: a name, and {{command, args?, env?}} or {{url, headers?}}")
-    for name, server in servers.items():
-        fields = as_object(server) or {}
-        if not isinstance(fields.get("command", fields.get("url")), str):
-            raise InvalidArgument(f"{place}.{name} must have a command or a url, a string")
-    return servers
-
-
-_READERS: dict[str, Callable[[str, Any], Any]] = {
-    "model": _text,
-    "effort": _text,
-    "append_system_prompt": _text,
-    "network": _flag,
+_READERS: Mapping[str, values.Reader] = {
+    "model": values.text,
+    "effort": values.text,
+    "append_system_prompt": values.text,
+    "network": values.flag,
     "config": _config,
-    "mcp_servers": _servers,
-    "own_mcp_servers": _flag,
-    "isolated_home": _flag,
+    "mcp_servers": values.mcp_servers,
+    "own_mcp_servers": values.flag,
+    "isolated_home": values.flag,
 }
