@@ -2,16 +2,20 @@
 
 Above: the drivers of local agents, which tell what their own tools changed and ask here for the rest. Looks at names,
 sizes and times alone, runs no program (a repository's configuration can name programs), and leaves out what is nobody's
-work. Blocks on the disk: to be called in a thread.
+work. All but `tell_changes` blocks on the disk, and is to be called in a thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from orchestrator.backend import RunContext
+from orchestrator.events import FileChanged
 from orchestrator.model import JsonObject
 
 LEFT_OUT = frozenset(
@@ -43,12 +47,21 @@ class Watch:
         if self._known is None:
             return
         for path in paths:
-            if path.is_relative_to(self._cwd):
-                name, facts = str(path.relative_to(self._cwd)), _facts(path)
-                if facts is None:
-                    self._known.pop(name, None)
-                else:
-                    self._known[name] = facts
+            if (name := self._seen(path)) is None:
+                continue
+            facts = _facts(path)
+            if facts is None:
+                self._known.pop(name, None)
+            else:
+                self._known[name] = facts
+
+    def _seen(self, path: Path) -> str | None:
+        """The name by which a look finds a file; None if it does not come there."""
+        whole = located(path, self._cwd)
+        if not whole.is_relative_to(self._cwd) or Path(os.path.realpath(whole.parent)) != whole.parent:
+            return None
+        name = whole.relative_to(self._cwd)
+        return None if LEFT_OUT & set(name.parts[:-1]) else str(name)
 
     def changes(self) -> list[JsonObject]:
         """What is not as it was known to be, as `file_changed` has it; from now on it is known."""
@@ -59,36 +72,48 @@ class Watch:
             return []
         self._known = now
         return [
-            *({"path": name, "kind": "add", **_content(self._cwd / name)} for name in now if name not in before),
-            *({"path": name, "kind": "update"} for name in now if name in before and now[name] != before[name]),
-            *({"path": name, "kind": "delete"} for name in before if name not in now),
+            *(
+                {"path": name, "kind": "add", **_content(self._cwd / name)}
+                for name in sorted(now)
+                if name not in before
+            ),
+            *({"path": name, "kind": "update"} for name in sorted(now) if name in before and now[name] != before[name]),
+            *({"path": name, "kind": "delete"} for name in sorted(before) if name not in now),
         ]
+
+
+async def tell_changes(watch: Watch, ctx: RunContext) -> None:
+    """Tells what nobody told, once the agent's processes are gone."""
+    if changes := await asyncio.to_thread(watch.changes):
+        await ctx.emit(FileChanged(changes=changes))
 
 
 def _look(cwd: Path) -> dict[str, _Facts] | None:
     """The files by name, relative to the directory; None if there are too many."""
     found: dict[str, _Facts] = {}
-    for name, facts in _walk(str(cwd), ""):
+    for name, facts in _walk(str(cwd)):
         found[name] = facts
         if len(found) > MOST_FILES:
             return None
     return found
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, _Facts]]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:  # gone meanwhile, or not ours to read
-        return
-    for entry in entries:
+def _walk(top: str) -> Iterator[tuple[str, _Facts]]:
+    """Every file with its name, folder by folder."""
+    folders = [(top, "")]
+    while folders:
+        folder, prefix = folders.pop()
         try:
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name not in LEFT_OUT:
-                    yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif facts := _of(entry.stat(follow_symlinks=False)):
-                yield f"{prefix}{entry.name}", facts
-        except OSError:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:  # gone meanwhile, or not ours to read
             continue
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name not in LEFT_OUT:
+                        folders.append((entry.path, f"{prefix}{entry.name}/"))
+                elif facts := _of(entry.stat(follow_symlinks=False)):
+                    yield f"{prefix}{entry.name}", facts
 
 
 def _facts(path: Path) -> _Facts | None:
@@ -114,8 +139,14 @@ def _content(path: Path) -> JsonObject:
     return {} if "\0" in text else {"diff": added(text)}
 
 
-def shown(path: Path, cwd: Path) -> str:
+def located(path: str | Path, cwd: Path) -> Path:
+    """Where a path leads that an agent wrote down, which works in `cwd`. By its words alone."""
+    return Path(os.path.normpath(cwd / path))
+
+
+def shown(path: str | Path, cwd: Path) -> str:
     """A path as events have it: relative to where the agent works, if it is there."""
+    path = located(path, cwd)
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 

@@ -87,11 +87,14 @@ def ancestor_among(pid: int, known: Collection[int]) -> int | None:
         return None
 
 
-def reap(runs: Mapping[str, JsonObject | None], *, at_once: bool = False) -> int:
+def reap(
+    runs: Mapping[str, JsonObject | None], family: Collection[psutil.Process] = (), *, at_once: bool = False
+) -> int:
     """Ends what is left of the agents of these runs. Blocks for twice REAP_S at the most, if nothing new is started.
 
     Args:
         runs: by run id, the agent's process group as `owner.json` has it, if it has one.
+        family: further processes that are known to be of them.
         at_once: kill, without asking first.
 
     Returns:
@@ -99,7 +102,8 @@ def reap(runs: Mapping[str, JsonObject | None], *, at_once: bool = False) -> int
     """
     ended: list[int] = []
     for _ in range(_ROUNDS):  # what was just being started when we looked is found the next time
-        found = [process for process in psutil.process_iter() if _is_left_of(process, runs)]
+        found = [process for process in psutil.process_iter() if process in family or _is_left_of(process, runs)]
+        found = [process for process in found if not _has_ended(process)]
         if not found:
             break
         ended += [process.pid for process in found]
@@ -141,8 +145,6 @@ def _is_left_of(process: psutil.Process, runs: Mapping[str, JsonObject | None]) 
     if process.pid == os.getpid():
         return False
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:  # whoever should collect it
-            return False
         if process.environ().get(MARKER) in runs:
             return True
         group = os.getpgid(process.pid)

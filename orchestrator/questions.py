@@ -62,18 +62,23 @@ def answers_to(questions: Sequence[Question], answer: Answer) -> dict[str, list[
     questions; or one text, which then is the answer to each.
     """
     named = _by_name(answer)
-    if named is not None:
+    known = {name for number, question in enumerate(questions, 1) for name in _names(number, question)}
+    if named is not None and known & set(named):  # otherwise it is an answer that happens to be an object
         return {
             question.question_id: _several(
                 next((named[name] for name in _names(number, question) if name in named), "")
             )
             for number, question in enumerate(questions, 1)
         }
-    lines = [line.strip() for line in answer.text.splitlines() if line.strip()]
+    said = answer.message.text if answer.message else ""
+    if answer.decision is not None:  # an option, perhaps with a reason
+        chosen = f"{answer.decision} ({said})" if said else answer.decision
+        return {question.question_id: [chosen] for question in questions}
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     if len(questions) > 1 and len(lines) == len(questions):
         pairs = enumerate(zip(questions, lines, strict=True), 1)
         return {question.question_id: [line.removeprefix(f"{number}.").strip()] for number, (question, line) in pairs}
-    return {question.question_id: [answer.text] for question in questions}
+    return {question.question_id: [said] for question in questions}
 
 
 def _names(number: int, question: Question) -> tuple[str, ...]:

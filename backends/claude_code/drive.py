@@ -12,7 +12,6 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import claude_agent_sdk
 import orjson
@@ -21,15 +20,15 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKError, ResultMessage
 from backends.claude_code import ends
 from backends.claude_code.options import Options, agent_environment, sdk_options
 from backends.claude_code.prompt import content_of
-from backends.claude_code.sessions import cost_until_now, transcript_of
+from backends.claude_code.sessions import Spent, spent_until_now, transcript_of
 from backends.claude_code.talk import Talk
 from backends.claude_code.transport import command_of
 from backends.claude_code.updates import Translation
 from orchestrator.backend import RunContext
-from orchestrator.changes import Watch
+from orchestrator.changes import Watch, tell_changes
 from orchestrator.errors import BackendError
-from orchestrator.events import FileChanged, Progress, Started
-from orchestrator.line_process import LineProcess, line_process
+from orchestrator.events import Progress, Started
+from orchestrator.line_process import HURRY_S, LineProcess, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import Completed, JsonObject, Outcome, RunSpec, Usage, as_array, as_object
 
@@ -47,7 +46,8 @@ class Drive:
         self._cli = cli
         self._told = Translation(spec.cwd)
         self._usage = Usage(input_tokens=0, output_tokens=0, cached_input_tokens=0)
-        self._before_usd = 0.0
+        self._before = Spent()
+        self._watch: Watch | None = None
         self._session = str(uuid.uuid4())
         self._resume = spec.native_session_id
         self._fork = spec.session_mode == "fork"
@@ -55,24 +55,25 @@ class Drive:
 
     async def run(self) -> Outcome:
         """Drives the run to its end."""
-        spec = self._spec
         if self._resume:
-            self._before_usd = await asyncio.to_thread(cost_until_now, self._resume, self._ctx.env)
-        content = content_of(spec.message)
-        while True:
-            try:
-                outcome = await self._talk(content)
-            except LoginNeeded as refusal:
-                self._logins += 1
-                how = "Log in (`claude`, then /login)"
-                failure = await settle(self._ctx, refusal, agent="Claude Code", how=how, number=self._logins)
-                if failure is not None:
-                    return failure
+            self._before = await asyncio.to_thread(spent_until_now, self._resume, self._ctx.env)
+        content = content_of(self._spec.message)
+        try:
+            while True:
+                try:
+                    return await self._talk(content)
+                except LoginNeeded as refusal:
+                    self._logins += 1
+                    how = "Log in (`claude`, then /login)"
+                    failure = await settle(self._ctx, refusal, agent="Claude Code", how=how, number=self._logins)
+                    if failure is not None:
+                        return failure
                 if await asyncio.to_thread(transcript_of, self._session, self._ctx.env):
                     self._resume, self._fork = self._session, False
                     content = [{"type": "text", "text": GO_ON}]
-                continue
-            return outcome
+        finally:
+            if self._watch is not None and self._ctx.grace_s > HURRY_S:
+                await tell_changes(self._watch, self._ctx)
 
     async def _talk(self, content: list[JsonObject]) -> Outcome:
         """One process from its start to its end."""
@@ -91,16 +92,17 @@ class Drive:
                 async with Talk(self._spec, self._ctx, self._told, options, process) as talk:
                     _check_version(talk.about)
                     _check_login(talk.about)
-                    watch = await asyncio.to_thread(Watch, self._spec.cwd)
+                    if self._watch is None:
+                        self._watch = await asyncio.to_thread(Watch, self._spec.cwd)
                     await self._ctx.emit(
                         Started(
                             agent=f"Claude Code {talk.about.get('claude_code_version', '')}".strip(),
-                            model=self._options.model or _default_model(talk.about),
+                            model=_model(talk.about, self._options, env),
                             native_session_id=self._session,
                         )
                     )
                     begun = True
-                    return await self._converse(talk, content, watch)
+                    return await self._converse(talk, content, self._watch)
             except ClaudeSDKError as error:
                 if process.exit_code is None:
                     raise BackendError("agent_protocol", f"Claude Code cannot be understood: {error}") from error
@@ -117,28 +119,21 @@ class Drive:
         outcome = ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
         if not isinstance(outcome, Completed):  # whose usage stands in its end
             await self._ctx.emit(Progress(detail="the run is over", usage=self._usage))
-        if changes := await asyncio.to_thread(watch.changes):
-            await self._ctx.emit(FileChanged(changes=changes))
         return outcome
 
     def _count(self, results: list[ResultMessage]) -> None:
-        """Adds what the turns used. Input counts whole, as other backends count it; costs are those of the session."""
+        """What the run used. Claude Code counts for the session, with its sub-agents, over all its processes."""
         if not results:
             return
-        usage = self._usage
-        for result in results:
-            given = result.usage or {}
-            cached = int(given.get("cache_read_input_tokens") or 0)
-            fresh = int(given.get("input_tokens") or 0) + int(given.get("cache_creation_input_tokens") or 0)
-            usage = replace(
-                usage,
-                input_tokens=usage.input_tokens + fresh + cached,
-                cached_input_tokens=(usage.cached_input_tokens or 0) + cached,
-                output_tokens=usage.output_tokens + int(given.get("output_tokens") or 0),
-            )
-        cost = results[-1].total_cost_usd
-        spent = None if cost is None else max(0.0, round(cost - self._before_usd, 9))
-        self._usage = replace(usage, cost_usd=spent, turns=len(self._told.model_calls))
+        last, before = results[-1], self._before
+        now = Spent.of(last.total_cost_usd, last.model_usage)
+        self._usage = Usage(
+            input_tokens=max(0, now.input_tokens - before.input_tokens),
+            cached_input_tokens=max(0, now.cached_input_tokens - before.cached_input_tokens),
+            output_tokens=max(0, now.output_tokens - before.output_tokens),
+            cost_usd=max(0.0, round(now.cost_usd - before.cost_usd, 9)),
+            turns=len(self._told.model_calls),
+        )
 
 
 @asynccontextmanager
@@ -184,13 +179,16 @@ def _check_version(about: JsonObject) -> None:
 
 
 def _check_login(about: JsonObject) -> None:
-    """A CLI that names no source of credentials for a service that wants some need not be asked for its first call."""
+    """A CLI that says that it has no credentials for a service that wants some need not be asked for its first call."""
     account = as_object(about.get("account")) or {}
-    sources = (account.get("tokenSource"), account.get("apiKeySource"))
-    if account.get("apiProvider") == "firstParty" and all(source in (None, "none") for source in sources):
+    none = account.get("tokenSource") == "none" and account.get("apiKeySource") in (None, "none")
+    if none and account.get("apiProvider") == "firstParty":
         raise LoginNeeded("it is not logged in")
 
 
-def _default_model(about: JsonObject) -> str | None:
+def _model(about: JsonObject, options: Options, env: Mapping[str, str]) -> str | None:
+    """The model that the agent will use, as far as it is known before it begins."""
+    wanted = options.model or env.get("ANTHROPIC_MODEL") or ("" if options.setting_sources else "default")
     models = [as_object(model) or {} for model in as_array(about.get("models")) or []]
-    return next((str(model.get("resolvedModel")) for model in models if model.get("value") == "default"), None)
+    resolved = next((model.get("resolvedModel") for model in models if model.get("value") == wanted), None)
+    return str(resolved) if resolved else wanted.removeprefix("default") or None

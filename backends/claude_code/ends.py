@@ -57,14 +57,15 @@ def exit_of(code: int | None, stderr: Sequence[str], *, begun: bool) -> Outcome:
     Args:
         begun: whether the agent had the prompt.
     """
-    last = "\n".join(stderr)[-2000:]
-    if ROOT_REFUSED in last:
+    said = "\n".join(stderr)
+    last = said[-2000:]
+    if ROOT_REFUSED in said:
         return Rejected(
             message="Claude Code refuses full_access (bypassPermissions) to root: run the host as another user, "
             "use workspace_write with on_approval allow, or follow Claude Code's own documentation on sandboxes"
         )
-    if NO_SESSION in last:
-        return lost_session(last)
+    if NO_SESSION in said:
+        return lost_session(said[said.index(NO_SESSION) :].partition("\n")[0])
     if not begun and code is not None and code > 0:
         return Rejected(message=f"Claude Code does not start (exit code {code}): {last or 'it says nothing'}")
     how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"

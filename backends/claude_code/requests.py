@@ -17,7 +17,7 @@ from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny, Permis
 from backends.claude_code.updates import WRITING
 from orchestrator import questions
 from orchestrator.backend import denial
-from orchestrator.changes import added, shown
+from orchestrator.changes import added, located, shown
 from orchestrator.model import Answer, InputRequest, JsonObject, Permission, as_array, as_object
 from orchestrator.questions import Question, options_of
 
@@ -51,8 +51,15 @@ def forbidden(tool: str, level: Permission, *, planning: bool) -> str | None:
     """Why a tool is out of the question for a run; None if the caller decides."""
     if level == "read_only" and tool not in _READ_ONLY and not tool.startswith("mcp__"):
         return "this run is read_only"
-    if planning and tool in WRITING:
+    if planning and tool not in _READ_ONLY and not tool.startswith("mcp__"):
         return "the plan is not approved yet"
+    return None
+
+
+def writes_unasked(tool: str, given: JsonObject) -> str | None:
+    """Why a read_only run may not use a tool for which Claude Code does not ask; None if it may."""
+    if tool in ("Agent", "Task") and given.get("isolation"):  # a git worktree below cwd
+        return "this run is read_only"
     return None
 
 
@@ -64,7 +71,7 @@ def denied(reason: str = "") -> PermissionResultDeny:
 def written_file(wish: Wish, cwd: Path) -> Path | None:
     """The file that a wish would change, whose content `request_of` needs for the diff."""
     path = wish.given.get("file_path") or wish.given.get("notebook_path")
-    return cwd / path if wish.tool in WRITING and isinstance(path, str) else None
+    return located(path, cwd) if wish.tool in WRITING and isinstance(path, str) else None
 
 
 def request_of(wish: Wish, cwd: Path, *, plan: str, before: str | None) -> InputRequest:
@@ -112,7 +119,8 @@ def lasting(wish: Wish) -> list[PermissionUpdate]:
     return [
         replace(rule, destination="session")
         for rule in wish.suggestions
-        if rule.type == "addDirectories" or (rule.type == "addRules" and rule.behavior == "allow")
+        if (rule.type == "addDirectories" and rule.directories)
+        or (rule.type == "addRules" and rule.behavior == "allow" and rule.rules)
     ]
 
 

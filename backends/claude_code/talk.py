@@ -11,13 +11,17 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from claude_agent_sdk import (
     AssistantMessage,
     ClaudeAgentOptions,
     ClaudeSDKClient,
     ClaudeSDKError,
+    HookContext,
+    HookInput,
+    HookJSONOutput,
+    HookMatcher,
     Message,
     ResultMessage,
     SystemMessage,
@@ -29,13 +33,13 @@ from backends.claude_code.options import MODES
 from backends.claude_code.prompt import content_of
 from backends.claude_code.transport import ProcessTransport
 from backends.claude_code.updates import SYNTHETIC, Stored, Translation
-from orchestrator.backend import RunContext
+from orchestrator.backend import RunContext, denial
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.events import Progress, Update
 from orchestrator.line_process import HURRY_S, LineProcess
 from orchestrator.logins import LoginNeeded
-from orchestrator.model import JsonObject, RunSpec
+from orchestrator.model import JsonObject, RunSpec, as_object
 
 CONNECT_S = 60.0
 INTERRUPT_S = 1.0
@@ -58,9 +62,9 @@ class Talk:
         self._ctx = ctx
         self._told = told
         self._planning = options.permission_mode == "plan"
-        self._client = ClaudeSDKClient(
-            replace(options, can_use_tool=self._may_use), transport=ProcessTransport(process)
-        )
+        # the command line is made; of the mode the SDK would only say that it makes the callback needless
+        asking = replace(options, can_use_tool=self._may_use, permission_mode=None, hooks={**self._hooks()})
+        self._client = ClaudeSDKClient(asking, transport=ProcessTransport(process))
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._idle = False
@@ -226,6 +230,25 @@ class Talk:
         await self._changed.wait()
 
     # ---- what it asks
+
+    def _hooks(self) -> dict[Literal["PreToolUse"], list[HookMatcher]]:
+        """What a read_only run must not do is denied before it is permitted: Claude Code does not ask for all tools."""
+        if self._spec.level != "read_only":
+            return {}
+        return {"PreToolUse": [HookMatcher(hooks=[self._before_use])]}
+
+    async def _before_use(self, given: HookInput, _id: str | None, _context: HookContext) -> HookJSONOutput:
+        call = as_object(given) or {}
+        reason = requests.writes_unasked(str(call.get("tool_name")), as_object(call.get("tool_input")) or {})
+        if reason is None:
+            return {}
+        return {
+            "hookSpecificOutput": {
+                "hookEventName": "PreToolUse",
+                "permissionDecision": "deny",
+                "permissionDecisionReason": denial(reason),
+            }
+        }
 
     async def _may_use(self, tool: str, given: dict[str, Any], context: ToolPermissionContext) -> requests.Verdict:
         """Whether it may use a tool. Called for several at once; cancelled when it does not want to know any more."""

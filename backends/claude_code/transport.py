@@ -28,6 +28,7 @@ class ProcessTransport(Transport):
 
     def __init__(self, process: LineProcess) -> None:
         self._process = process
+        self._closed = False
 
     async def connect(self) -> None:
         """See `Transport.connect`: it is connected."""
@@ -40,17 +41,19 @@ class ProcessTransport(Transport):
         """See `Transport.read_messages`.
 
         Raises:
-            ProcessError: the CLI ended with another code than 0.
+            ProcessError: the CLI ended, and was not told to.
             BackendError: it said too long a line.
         """
         async for line in self._process.lines():
             if line.startswith(b"{"):  # some builds write other things too
                 yield orjson.loads(line)
-        if code := self._process.exit_code:
-            raise ProcessError("Claude Code ended", exit_code=code, stderr="\n".join(self._process.errors))
+        if not self._closed:  # the SDK would wait for ever for a CLI that ends with 0
+            code, stderr = self._process.exit_code, "\n".join(self._process.errors)
+            raise ProcessError("Claude Code ended", exit_code=code, stderr=stderr)
 
     async def close(self) -> None:
         """See `Transport.close`."""
+        self._closed = True
         self._process.close_stdin()
 
     def is_ready(self) -> bool:
@@ -59,4 +62,5 @@ class ProcessTransport(Transport):
 
     async def end_input(self) -> None:
         """See `Transport.end_input`."""
+        self._closed = True
         self._process.close_stdin()

@@ -26,7 +26,7 @@ from claude_agent_sdk import (
 )
 
 from orchestrator.backend import DENIED
-from orchestrator.changes import added, shown
+from orchestrator.changes import added, located, shown
 from orchestrator.events import (
     AgentMessage,
     CommandFinished,
@@ -49,6 +49,10 @@ WRITING = ("Write", "Edit", "MultiEdit", "NotebookEdit")
 _TODO = ("TodoWrite", "TaskCreate", "TaskUpdate", "TaskList", "TaskGet")
 _SILENT = ("StructuredOutput", "AskUserQuestion", "ExitPlanMode", "EnterPlanMode", "ToolSearch")
 _EXIT = re.compile(r"(?:Error: )?Exit code (\d+)\n?(.*)", re.DOTALL)
+_TASK = re.compile(r"Task #(\S+) created successfully: (.*)", re.DOTALL)
+_NO_OUTPUT = "(Bash completed with no output)"
+_STOPPED = "The user doesn't want to proceed with this tool use"
+"""What the model hears of a tool that was interrupted. A denial of ours has words of its own."""
 _IN_BACKGROUND = re.compile(r"exit code (-?\d+)")
 
 
@@ -73,6 +77,7 @@ class Translation:
         self._cwd = cwd
         self._calls: dict[str, ToolUseBlock] = {}
         self._todo: dict[str, JsonObject] = {}
+        self._background: set[str] = set()
         self.misfit = ""
         """Why the CLI did not take the structured output that was handed in last; empty if it took it."""
         self.plan = ""
@@ -134,7 +139,7 @@ class Translation:
         if call.name == "Bash":
             yield CommandStarted(command_id=call.id, command=_command(call), cwd=str(self._cwd))
         elif call.name == "ExitPlanMode":
-            self.plan = str(call.input.get("plan", ""))
+            self.plan = str(_given(call).get("plan", ""))
         elif not _is_quiet(call.name):
             yield ToolStarted(tool_id=call.id, **_named(call.name), arguments=call.input)
 
@@ -158,9 +163,9 @@ class Translation:
         if call.name == "Bash":
             yield from self._command_over(call, text, details, failed=failed)
         elif call.name in WRITING and not failed:
-            yield from self._files_changed(details)
+            yield from self._files_changed(_given(call), text, details)
         elif call.name in _TODO and not failed:
-            yield from self._todo_changed(call, details)
+            yield from self._todo_changed(call.name, _given(call), text, details)
         elif failed and (call.name in WRITING or call.name in _TODO):
             yield ToolStarted(tool_id=call.id, tool=call.name, arguments=call.input)
             yield ToolFinished(tool_id=call.id, tool=call.name, error=text)
@@ -172,42 +177,49 @@ class Translation:
         command = _command(call)
         if failed:
             match = _EXIT.match(text)
-            status = "declined" if text.startswith(DENIED) else "failed"
+            status = "declined" if text.startswith(DENIED) else "interrupted" if text.startswith(_STOPPED) else "failed"
             code, output = (int(match[1]), match[2]) if match else (None, text)
             yield CommandFinished(command_id=call.id, command=command, output=output, exit_code=code, status=status)
             return
-        if "backgroundTaskId" in details:
+        if "backgroundTaskId" in details or call.id in self._background:
             self._calls[call.id] = call  # it goes on
-            yield CommandUpdated(command_id=call.id, command=command, output=text)
+            yield CommandUpdated(command_id=call.id, command=command)
             return
-        parts = [str(details[name]) for name in ("stdout", "stderr") if details.get(name)]
-        code = None if "returnCodeInterpretation" in details else 0  # a code that is no error, and is not told
+        if details:
+            text = "\n".join(str(details[name]) for name in ("stdout", "stderr") if details.get(name))
+        interrupted = details.get("interrupted") is True
+        unknown = interrupted or "returnCodeInterpretation" in details  # a code that is no error, and is not told
         over = CommandFinished(
-            command_id=call.id, command=command, output="\n".join(parts), exit_code=code, status="completed"
+            command_id=call.id,
+            command=command,
+            output=text.removeprefix(_NO_OUTPUT),
+            exit_code=None if unknown else 0,
+            status="interrupted" if interrupted else "completed",
         )
         path = details.get("persistedOutputPath")
         yield Stored(over, Path(path)) if isinstance(path, str) else over
 
-    def _files_changed(self, details: JsonObject) -> Iterator[Update]:
-        path = details.get("filePath") or details.get("notebook_path")
+    def _files_changed(self, given: JsonObject, text: str, details: JsonObject) -> Iterator[Update]:
+        """A changed file. Of a sub-agent's there are no details, only what it wanted and the words of the result."""
+        path = details.get("filePath") or given.get("file_path") or given.get("notebook_path")
         if not isinstance(path, str):
             return
-        whole = self._cwd / path
+        whole = located(path, self._cwd)
         self.touched.add(whole)
-        made = details.get("type") == "create"
-        diff = added(str(details.get("content", ""))) if made else _hunks(details.get("structuredPatch"))
+        made = details.get("type") == "create" if details else text.startswith("File created")
+        content = str(details.get("content", given.get("content", "")))
+        diff = added(content) if made else _hunks(details.get("structuredPatch"))
         change: JsonObject = {"path": shown(whole, self._cwd), "kind": "add" if made else "update"}
         yield FileChanged(changes=[{**change, "diff": diff} if diff else change])
 
-    def _todo_changed(self, call: ToolUseBlock, details: JsonObject) -> Iterator[Update]:
-        given = call.input
-        match call.name:
+    def _todo_changed(self, tool: str, given: JsonObject, text: str, details: JsonObject) -> Iterator[Update]:
+        match tool:
             case "TodoWrite":
                 items = [as_object(item) or {} for item in as_array(given.get("todos")) or []]
                 self._todo = {str(place): _item(item) for place, item in enumerate(items)}
-            case "TaskCreate" if task := as_object(details.get("task")):
+            case "TaskCreate" if task := as_object(details.get("task")) or _task_in(text):
                 self._todo[str(task.get("id"))] = {"text": str(task.get("subject", "")), "status": "pending"}
-            case "TaskUpdate":
+            case "TaskUpdate" if details.get("success") is not False:
                 self._task_changed(str(details.get("taskId", given.get("taskId"))), given, details)
             case _:
                 return
@@ -225,23 +237,25 @@ class Translation:
     # ---- work that goes on beside the conversation
 
     def _task(self, message: TaskStartedMessage) -> Iterator[Update]:
-        call = self._calls.get(message.tool_use_id or "")
+        call = self._calls.get(str(message.tool_use_id))
         if call is not None and call.name == "Bash":
+            if message.data.get("is_backgrounded") is True:
+                self._background.add(call.id)
             yield CommandUpdated(command_id=call.id, command=_command(call))
         else:
-            yield Progress(detail=message.description[:500])
+            yield Progress(detail=str(message.description)[:500])
 
     def _task_over(self, message: TaskNotificationMessage) -> Iterator[Told]:
-        call = self._calls.get(message.tool_use_id or "")
+        call = self._calls.get(str(message.tool_use_id))
         if call is None or call.name != "Bash" or not message.output_file:
             return  # a command in the foreground has a result of its own
         del self._calls[call.id]
-        match = _IN_BACKGROUND.search(message.summary)
-        status = {"completed": "completed", "failed": "failed"}.get(message.status, "interrupted")
+        match = _IN_BACKGROUND.search(str(message.summary))
+        status = str(message.status) if message.status in ("completed", "failed") else "interrupted"
         over = CommandFinished(
             command_id=call.id, command=_command(call), exit_code=int(match[1]) if match else None, status=status
         )
-        yield Stored(over, Path(message.output_file))
+        yield Stored(over, Path(str(message.output_file)))
 
 
 _STATUSES = ("pending", "in_progress", "completed")
@@ -270,8 +284,9 @@ def _system(message: SystemMessage) -> Iterator[Update]:
 def retry_words(data: JsonObject) -> str:
     """A call of the model that failed and is tried again, in one line."""
     status = f" ({data['error_status']})" if data.get("error_status") else ""
-    wait_s = float(data.get("retry_delay_ms") or 0) / 1000
-    return f"{data.get('error')}{status}: try {data.get('attempt')} of {data.get('max_retries')}, in {wait_s:.1f} s"
+    wait = data.get("retry_delay_ms")
+    when = f", in {wait / 1000:.1f} s" if isinstance(wait, (int, float)) else ""
+    return f"{data.get('error')}{status}: try {data.get('attempt')} of {data.get('max_retries')}{when}"
 
 
 def _hunks(patch: Any) -> str:
@@ -289,8 +304,18 @@ def _is_quiet(tool: str) -> bool:
     return tool in WRITING or tool in _TODO or tool in _SILENT
 
 
+def _given(call: ToolUseBlock) -> JsonObject:
+    """A call's input, which the model made and nobody has checked."""
+    return as_object(call.input) or {}
+
+
 def _command(call: ToolUseBlock) -> str:
-    return str(call.input.get("command", ""))
+    return str(_given(call).get("command", ""))
+
+
+def _task_in(text: str) -> JsonObject | None:
+    match = _TASK.match(text)
+    return {"id": match[1], "subject": match[2]} if match else None
 
 
 def _named(tool: str) -> dict[str, Any]:
@@ -306,7 +331,8 @@ def _item(item: JsonObject) -> JsonObject:
     return {"text": str(item.get("content", "")), "status": status if status in _STATUSES else "pending"}
 
 
-def _text(content: str | list[dict[str, Any]] | None) -> str:
+def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(str(part.get("text", f"[{part.get('type')}]")) for part in content or [])
+    parts = [as_object(part) or {} for part in as_array(content) or []]
+    return "\n".join(str(part.get("text", f"[{part.get('type')}]")) for part in parts)

@@ -52,6 +52,7 @@ class Client:
         self._process = process
         self._last_id = 0
         self._waiting: dict[int, asyncio.Future[JsonObject]] = {}
+        self._over = False
 
     async def messages(self) -> AsyncIterator[Notification | Request]:
         """What Codex tells and asks, in order, to the end of its output.
@@ -61,14 +62,18 @@ class Client:
         """
         try:
             async for line in self._process.lines():
+                if not line.endswith(b"\n"):
+                    break  # torn by the end
                 message = _parsed(line)
                 params = as_object(message.get("params")) or {}
                 method = message.get("method")
                 if isinstance(method, str):
                     yield Request(message["id"], method, params) if "id" in message else Notification(method, params)
-                elif (waiter := self._waiting.pop(message.get("id", 0), None)) and not waiter.done():
-                    waiter.set_result(message)
+                elif isinstance(number := message.get("id"), int) and (waiter := self._waiting.pop(number, None)):
+                    if not waiter.done():
+                        waiter.set_result(message)
         finally:
+            self._over = True
             for waiter in self._waiting.values():
                 if not waiter.done():
                     waiter.set_exception(ProcessEnded("Codex ended"))
@@ -82,6 +87,8 @@ class Client:
             ProcessEnded: Codex went away.
             BackendError: no answer came in time (`agent_protocol`).
         """
+        if self._over:
+            raise ProcessEnded("Codex ended")
         self._last_id += 1
         number = self._last_id
         waiter = self._waiting[number] = asyncio.get_running_loop().create_future()

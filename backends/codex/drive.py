@@ -21,10 +21,10 @@ from backends.codex.prompt import input_of, text_item
 from backends.codex.turns import Conversation
 from backends.codex.updates import Translation
 from orchestrator.backend import RunContext
-from orchestrator.changes import Watch
-from orchestrator.events import FileChanged, Progress, Started
+from orchestrator.changes import Watch, tell_changes
+from orchestrator.events import Progress, Started
 from orchestrator.home import default_home, make_directory
-from orchestrator.line_process import line_process
+from orchestrator.line_process import HURRY_S, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import Completed, JsonObject, Outcome, Rejected, RunSpec, as_object
 
@@ -52,13 +52,21 @@ class Drive:
         self._resume = spec.native_session_id
         self._fork = spec.session_mode == "fork"
         self._begun = False
+        self._watch: Watch | None = None
         self._cold_starts = 0
 
     async def run(self) -> Outcome:
         """Drives the run to its end."""
         if (problem := await self._checked()) is not None:
             return problem
-        given = input_of(self._spec.message)
+        try:
+            return await self._talk_on(input_of(self._spec.message))
+        finally:
+            if self._watch is not None and self._ctx.grace_s > HURRY_S:
+                await tell_changes(self._watch, self._ctx)
+
+    async def _talk_on(self, given: list[JsonObject]) -> Outcome:
+        """One process, or several where a login had to be waited for."""
         number = 0
         while True:
             try:
@@ -109,12 +117,13 @@ class Drive:
                 if account.get("requiresOpenaiAuth") and not account.get("account"):
                     raise LoginNeeded("it is not logged in")
                 thread = await conversation.open_thread(self._fields(), resume=self._resume, fork=self._fork)
-                watch = await asyncio.to_thread(Watch, self._spec.cwd)
+                if self._watch is None:
+                    self._watch = await asyncio.to_thread(Watch, self._spec.cwd)
                 await self._ctx.emit(
                     Started(agent=_version(thread), model=thread.get("model"), native_session_id=conversation.thread_id)
                 )
                 self._resume, self._fork = conversation.thread_id, False
-                return await self._converse(conversation, given, watch)
+                return await self._converse(conversation, given, self._watch)
             except RpcError as error:
                 return ends.refusal_of(str(error), begun=self._begun)
             except ProcessEnded:
@@ -141,8 +150,6 @@ class Drive:
         outcome = ends.outcome_of(turn, self._told, stopped=conversation.stopped)
         if not isinstance(outcome, Completed):  # whose usage stands in its end
             await self._ctx.emit(Progress(detail="the run is over", usage=self._told.usage))
-        if changes := await asyncio.to_thread(watch.changes):
-            await self._ctx.emit(FileChanged(changes=changes))
         return outcome
 
     def _fields(self) -> JsonObject:

@@ -6,6 +6,7 @@ said to the agent as a message of its own.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,8 @@ def request_of(request: Request, changes: list[JsonObject] | None) -> InputReque
             detail = {"command": command, "cwd": str(params.get("cwd") or "")}
             return _approval(request_id, f"Codex asks to run: {command[:500]}", params, detail)
         case "item/fileChange/requestApproval":
-            names = ", ".join(change["path"] for change in changes or ())[:500] or str(params.get("grantRoot"))
+            names = ", ".join(change["path"] for change in changes or ())[:500]
+            names = names or str(params.get("grantRoot") or "files, and does not say which")
             return _approval(request_id, f"Codex asks to write {names}", params, {"changes": changes or []})
         case "item/permissions/requestApproval":
             return _approval(request_id, "Codex asks for more permissions", params, _wanted(params), lasting=False)
@@ -171,6 +173,9 @@ def _asked(params: JsonObject) -> Question:
 # ---- what an MCP server asks
 
 
+_TOOL_NAME = re.compile(r'tool "([^"]+)"')
+
+
 def _is_tool_approval(params: JsonObject) -> bool:
     return (as_object(params.get("_meta")) or {}).get("codex_approval_kind") == "mcp_tool_call"
 
@@ -206,8 +211,9 @@ def _elicited(request_id: str, params: JsonObject) -> InputRequest | None:
 
 def _elicitation_reply(params: JsonObject, answer: Answer, said: str) -> Reply:
     if _is_tool_approval(params):
-        accepted = answer.approved
-        return Reply(_elicitation("accept" if accepted else "decline", {} if accepted else None))
+        if answer.approved:
+            return Reply(_elicitation("accept", {}))
+        return Reply(_elicitation("decline", None), denial(said))
     if answer.decision == "deny":
         return Reply(_elicitation("decline", None))
     content = None if params.get("mode") == "url" else _content(params, answer, said)

@@ -217,6 +217,8 @@ class Conversation:
     async def _take(self, message: Notification) -> None:
         method, params = message
         if params.get("threadId", self.thread_id) != self.thread_id:
+            if method == "item/started":
+                self._told.remember(as_object(params.get("item")) or {})
             return  # a sub-agent's
         turn = as_object(params.get("turn")) or {}
         match method:

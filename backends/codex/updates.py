@@ -79,10 +79,15 @@ class Translation:
             case _:
                 yield from _noticed(method, params)
 
+    def remember(self, item: JsonObject) -> None:
+        """An item of a sub-agent, which is not told, but may be asked for."""
+        if item.get("type") == "fileChange":
+            self.changes[str(item.get("id"))] = self._changes(item)
+
     # ---- items
 
     def _begun(self, item: JsonObject) -> Iterator[Update]:
-        item_id, kind = str(item.get("id")), item.get("type")
+        item_id, kind = str(item.get("id")), str(item.get("type"))
         if item_id in self._open or item_id in self._done:
             return
         self._open[item_id] = item
@@ -103,7 +108,8 @@ class Translation:
         yield from self._begun(item)
         self._done.add(item_id)
         self._open.pop(item_id, None)
-        match item.get("type"):
+        kind = str(item.get("type"))
+        match kind:
             case "agentMessage" if text := item.get("text"):
                 self._answered(str(text), item.get("phase"))
                 yield AgentMessage(text=str(text), message_id=item_id)
@@ -125,7 +131,7 @@ class Translation:
                 yield from self._changed(item_id, item)
             case "contextCompaction":
                 yield Progress(detail="the conversation was compacted")
-            case _ if item.get("type") in _TOOLS and item.get("tool") != ASK_TOOL:
+            case _ if kind in _TOOLS and item.get("tool") != ASK_TOOL:
                 yield ToolFinished(tool_id=item_id, **_tool(item), **_outcome(item))
             case _:
                 pass
@@ -150,9 +156,8 @@ class Translation:
         changes: list[JsonObject] = []
         for given in as_array(item.get("changes")) or []:
             change = as_object(given) or {}
-            path, diff = self._cwd / str(change.get("path")), str(change.get("diff", ""))
+            name, diff = shown(str(change.get("path")), self._cwd), str(change.get("diff", ""))
             kind = as_object(change.get("kind")) or {}
-            name = shown(path, self._cwd)
             match kind.get("type"):
                 case "add":
                     changes.append({"path": name, "kind": "add", "diff": added(diff)})
@@ -160,9 +165,8 @@ class Translation:
                     gone = "".join(f"-{line}" for line in diff.splitlines(keepends=True))
                     changes.append({"path": name, "kind": "delete", "diff": gone})
                 case _ if target := kind.get("move_path"):
-                    moved = shown(self._cwd / str(target), self._cwd)
                     changes.append({"path": name, "kind": "delete"})
-                    changes.append({"path": moved, "kind": "add", "diff": diff})
+                    changes.append({"path": shown(str(target), self._cwd), "kind": "add"})
                 case _:
                     changes.append({"path": name, "kind": "update", "diff": diff})
         return changes
@@ -180,7 +184,7 @@ class Translation:
             self._done.add(item_id)
             if item.get("type") == "commandExecution":
                 yield CommandFinished(command_id=item_id, command=command_of(item), status="interrupted")
-            elif item.get("type") in _TOOLS and item.get("tool") != ASK_TOOL:
+            elif str(item.get("type")) in _TOOLS and item.get("tool") != ASK_TOOL:
                 yield ToolFinished(tool_id=item_id, **_tool(item), error="interrupted")
         self._open.clear()
 

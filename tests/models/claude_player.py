@@ -50,12 +50,15 @@ class ClaudePlayer(Player):
             return None
         place, script = scripts[-1]
         heard: list[Heard] = []
+        called: dict[str, int] = {}
         said: list[str] = []
         for role, blocks in messages[place + 1 :]:
             if role == "assistant":
                 heard.append(Heard([], []))
+                called = {block["id"]: number for number, block in enumerate(blocks) if block["type"] == "tool_use"}
                 continue
-            results = [_result(block) for block in blocks if block["type"] == "tool_result"]
+            gave = [block for block in blocks if block["type"] == "tool_result"]  # in the order in which they ended
+            results = [_result(block) for block in sorted(gave, key=lambda block: called.get(block["tool_use_id"], 0))]
             words = [text for block in blocks if (text := _said(role, block))]
             said += words
             if heard:

@@ -33,6 +33,10 @@ class CodexPlayer(Player):
         (home / ".codex").mkdir(exist_ok=True)
         (home / ".codex" / "config.toml").write_text(_CONFIG.replace("URL", self.url), encoding="utf-8")
 
+    def answer(self, request: JsonObject) -> Answer:
+        """See `Player.answer`."""
+        return super().answer(_unbroken(request))
+
     def past(self, request: JsonObject) -> Past | None:
         """See `Player.past`."""
         items: list[Item] = request["input"]
@@ -71,11 +75,14 @@ class CodexPlayer(Player):
         return Past(script, len(scripts) - 1, heard, instructions + str(request.get("instructions")), said)
 
     def error(self, code: int, why: str) -> JsonObject:
-        """See `Player.error`."""
-        return {"error": {"message": why, "type": "error", "code": "scripted"}}
+        """See `Player.error`. A first word with an underscore is the kind of the error."""
+        kind = why.split(" ")[0]
+        names = {"type": kind, "code": kind} if "_" in kind else {"type": "error", "code": "scripted"}
+        return {"error": {"message": why, **names}}
 
     def events(self, answer: Answer, request: JsonObject) -> Iterator[JsonObject]:
         """See `Player.events`."""
+        request = _unbroken(request)
         past = self.past(request)
         number = len(past.heard) if past else 0
         name = f"{len(request['input'])}_{number}"
@@ -96,7 +103,18 @@ class CodexPlayer(Player):
                 items.append({**_call(act), "id": f"fc_{name}_{place}", "call_id": f"call_{number}_{place}_{name}"})
         for place, item in enumerate(items):
             yield {"type": "response.output_item.added", "output_index": place, "item": item}
-            yield {"type": "response.output_item.done", "output_index": place, "item": item}
+            if answer.broken and item is items[-1] and item["type"] == "message":
+                where = {"item_id": item["id"], "output_index": place, "content_index": 0}
+                yield {"type": "response.output_text.delta", **where, "delta": _texts(item)[0][:2]}
+            else:
+                yield {"type": "response.output_item.done", "output_index": place, "item": item}
+        if answer.broken is not None:
+            kind, why = answer.broken
+            if not kind:
+                raise ConnectionError("the script cuts it")
+            failed = {"status": "failed", "error": {"code": kind, "message": why}}
+            yield {"type": "response.failed", "response": {**response, **failed}}
+            return
         used, made = answer.usage
         usage = {"input_tokens": used, "output_tokens": made, "total_tokens": used + made}
         yield {"type": "response.completed", "response": {**response, "status": "completed", "usage": usage}}
@@ -129,6 +147,8 @@ def _call(tool: Tool) -> Item:  # noqa: C901  one row for each kind of tool
         case "todo":
             plan = [{"step": text, "status": status} for text, status in given["items"]]
             return _function("update_plan", plan=plan)
+        case "own":
+            return _own(given["name"], given["arguments"])
         case "structured":
             content: JsonObject = {"type": "output_text", "text": json.dumps(given["value"]), "annotations": []}
             return {"type": "message", "role": "assistant", "content": [content]}
@@ -140,9 +160,25 @@ def _function(name: str, **arguments: Any) -> Item:
     return {"type": "function_call", "name": name, "arguments": json.dumps(arguments), "status": "completed"}
 
 
+def _own(name: str, arguments: JsonObject) -> Item:
+    """A tool by its own name; one of an MCP server has that before it: `mcp__echo.echo`."""
+    space, _, name = name.rpartition(".")
+    if name == "apply_patch":
+        return {"type": "custom_tool_call", "name": name, "input": arguments["input"], "status": "completed"}
+    return {**_function(name, **arguments), **({"namespace": space} if space else {})}
+
+
 def _patch(body: str) -> Item:
     text = f"*** Begin Patch\n{body}*** End Patch"
     return {"type": "custom_tool_call", "name": "apply_patch", "input": text, "status": "completed"}
+
+
+def _unbroken(request: JsonObject) -> JsonObject:
+    """A request without what was said in an answer that broke off: so it is the one that is made again."""
+    items: list[Item] = list(request["input"])
+    while items and (items[-1].get("role") == "assistant" or items[-1]["type"] == "reasoning"):
+        items.pop()
+    return {**request, "input": items}
 
 
 _CALL = re.compile(r"call_(\d+)_")

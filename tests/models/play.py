@@ -28,6 +28,7 @@ remembered between requests, processes and sessions.
     usage IN OUT                what the model says that it used
     auth, fail WHY, http CODE   no answer, but an error; `auth` until it is told something
     flaky COUNT CODE [WHY]      so many errors, and then the script goes on
+    breaks COUNT [CODE WHY]     so many answers that break off here, or say here that they failed
     hang                        begins to answer, and never goes on
 """
 
@@ -36,14 +37,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from orchestrator.model import JsonObject
 
 WORDS = frozenset(
     "say think final events command run run+ runs file edit read tool call todo ask asks approve json listen sleep "
-    "remember env heard system usage auth fail crash http flaky hang".split()
+    "remember env heard system usage auth fail crash http flaky breaks hang".split()
 )
 
 
@@ -64,6 +65,8 @@ class Answer:
     usage: tuple[int, int] = (1, 1)
     error: tuple[int, str] | None = None
     hang: bool = False
+    broken: tuple[str, str] | None = None
+    """How an answer fails that had begun: a code and why, both empty where the connection is cut."""
 
 
 class Heard(NamedTuple):
@@ -259,6 +262,11 @@ class _Play:
         count, code, *why = rest.split(" ", 2)
         if self._given == len(self._past.heard) and self._past.refused < int(count):
             yield from self._fail(int(code), why[0] if why else "the script says so")
+
+    def _do_breaks(self, rest: str) -> Answers:
+        count, code, why, *_ = (*rest.split(" ", 2), "", "")
+        if self._given == len(self._past.heard) and self._past.refused < int(count):
+            yield replace(self._answer, error=(200, "it breaks"), broken=(code, why))
 
     def _fail(self, code: int, why: str) -> Answers:
         yield Answer(error=(code, why))

@@ -111,6 +111,8 @@ def _endpoint(model: Player) -> type[BaseHTTPRequestHandler]:  # noqa: C901  one
             return None
 
         def _reply(self, answer: Answer, request: JsonObject) -> None:
+            if answer.broken is not None:
+                answer.error = None  # it is told by the events
             if answer.error is not None:
                 code, why = answer.error
                 body = json.dumps(model.error(code, why)).encode()
