@@ -15,8 +15,9 @@ from orchestrator.model import JsonObject, Permission, RunSpec
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
 Source = Literal["user", "project", "local"]
+Mode = Literal["default", "acceptEdits", "bypassPermissions"]
 
-MODES: Mapping[Permission, str] = {
+MODES: Mapping[Permission, Mode] = {
     "read_only": "default",  # what reads runs; what asks and could write is denied by `requests`
     "workspace_write": "acceptEdits",  # the agent's own file tools work in cwd; everything else asks
     "full_access": "bypassPermissions",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny, PermissionUpdate
 
+from backends.claude_code.options import MODES
 from backends.claude_code.updates import WRITING
 from orchestrator import questions
 from orchestrator.backend import denial
@@ -112,6 +113,14 @@ def verdict_of(wish: Wish, answer: Answer) -> Verdict:
     if answer.decision == FOR_SESSION:
         return PermissionResultAllow(updated_input=wish.given, updated_permissions=lasting(wish))
     return PermissionResultAllow(updated_input=wish.given) if answer.approved else denied(said)
+
+
+def in_its_mode(wish: Wish, verdict: Verdict, level: Permission) -> Verdict:
+    """The approval of a plan, after which the run has the mode of its permission; Claude Code would ask for all."""
+    if wish.tool != PLAN or isinstance(verdict, PermissionResultDeny):
+        return verdict
+    mode = PermissionUpdate(type="setMode", mode=MODES[level], destination="session")
+    return replace(verdict, updated_permissions=[mode])
 
 
 def lasting(wish: Wish) -> list[PermissionUpdate]:

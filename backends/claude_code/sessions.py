@@ -1,4 +1,4 @@
-"""What Claude Code keeps of its conversations on disk, as far as a run must know it: whether there is one, and its cost.
+"""What Claude Code keeps of its conversations on disk, as far as a run must know it: whether there is one, its cost.
 
 Blocks on the disk: to be called in a thread. The files are Claude Code's own, so nothing is written, and whatever is
 not understood counts as absent.

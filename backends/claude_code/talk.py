@@ -29,7 +29,6 @@ from claude_agent_sdk import (
 )
 
 from backends.claude_code import requests
-from backends.claude_code.options import MODES
 from backends.claude_code.prompt import content_of
 from backends.claude_code.transport import ProcessTransport
 from backends.claude_code.updates import SYNTHETIC, Stored, Translation
@@ -183,15 +182,9 @@ class Talk:
             case SystemMessage(subtype="background_tasks_changed"):
                 self._background = {str(task.get("task_id")) for task in message.data.get("tasks") or ()}
             case SystemMessage(subtype="status") if mode := message.data.get("permissionMode"):
-                await self._mode_changed(mode)
+                self._planning = mode == "plan"
             case _:
                 pass
-
-    async def _mode_changed(self, mode: str) -> None:
-        """After its plan was approved the CLI asks for everything; it gets the mode of the run's permission."""
-        was_planning, self._planning = self._planning, mode == "plan"
-        if was_planning and not self._planning and mode != MODES[self._spec.level]:
-            await self._client.set_permission_mode(MODES[self._spec.level])  # type: ignore[arg-type]
 
     # ---- the end of the conversation
 
@@ -266,7 +259,7 @@ class Talk:
                 self._fault.set_exception(error)
                 self._fault.exception()  # nobody may be waiting any more
             return requests.denied("the run is over")
-        return requests.verdict_of(wish, answer)
+        return requests.in_its_mode(wish, requests.verdict_of(wish, answer), self._spec.level)
 
 
 async def _with_output(stored: Stored) -> Update:

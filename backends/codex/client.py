@@ -63,21 +63,25 @@ class Client:
         try:
             async for line in self._process.lines():
                 if not line.endswith(b"\n"):
-                    break  # torn by the end
+                    continue  # torn by the end
                 message = _parsed(line)
                 params = as_object(message.get("params")) or {}
                 method = message.get("method")
                 if isinstance(method, str):
                     yield Request(message["id"], method, params) if "id" in message else Notification(method, params)
-                elif isinstance(number := message.get("id"), int) and (waiter := self._waiting.pop(number, None)):
-                    if not waiter.done():
-                        waiter.set_result(message)
+                elif isinstance(number := message.get("id"), int):
+                    self._answered(number, message)
         finally:
             self._over = True
             for waiter in self._waiting.values():
                 if not waiter.done():
                     waiter.set_exception(ProcessEnded("Codex ended"))
                     waiter.exception()  # nobody may be waiting any more
+
+    def _answered(self, number: int, message: JsonObject) -> None:
+        waiter = self._waiting.pop(number, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(message)
 
     async def request(self, method: str, **params: Any) -> JsonObject:
         """Asks Codex for something, and returns its answer.

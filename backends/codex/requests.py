@@ -183,11 +183,9 @@ def _is_tool_approval(params: JsonObject) -> bool:
 def _elicited(request_id: str, params: JsonObject) -> InputRequest | None:
     server, text = params.get("serverName"), str(params.get("message", ""))
     if _is_tool_approval(params):
-        detail = {
-            "tool": text,
-            "server": server,
-            "arguments": (as_object(params.get("_meta")) or {}).get("tool_params"),
-        }
+        named = _TOOL_NAME.search(text)
+        arguments = (as_object(params.get("_meta")) or {}).get("tool_params")
+        detail = {"tool": named[1] if named else text, "server": server, "arguments": arguments}
         return _approval(request_id, f"Codex asks to use a tool of {server}: {text}", params, detail, lasting=False)
     match params.get("mode"):
         case "url":

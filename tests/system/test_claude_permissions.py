@@ -78,6 +78,13 @@ def repository(cwd: Path) -> None:
         subprocess.run(["git", *arguments], cwd=cwd, check=True)
 
 
+async def done(claude: Desk, *script: str, **more: Any) -> JsonObject:
+    """Runs a script to its end without being asked anything."""
+    run = await claude.finished(*script, **more)
+    assert run["status"] == "completed", run
+    return run
+
+
 async def texts(claude: Desk, run: JsonObject) -> list[str]:
     """What the agent said."""
     return [event["data"]["text"] for event in await claude.events(run["run_id"], "agent_message")]
@@ -95,16 +102,12 @@ async def changed(claude: Desk, run: JsonObject) -> list[JsonObject]:
     return [change for event in events for change in event["data"]["changes"]]
 
 
-# ---- read_only
-
-
 async def test_a_read_only_run_reads(claude: Desk) -> None:
     (claude.cwd / "a.txt").write_text("one\n")
     repository(claude.cwd)
     commands = ["cat a.txt", "ls", "git status", "git log --oneline", "grep -r one ."]
     script = ("read a.txt", "heard", *(f"run {command}" for command in commands), "say read")
-    run = await claude.finished(*script, permission="read_only")
-    assert run["status"] == "completed", run
+    run = await done(claude, *script, permission="read_only")
     assert "1\tone" in (await texts(claude, run))[0]
     assert await statuses(claude, run) == dict.fromkeys(commands, "completed")
     assert await claude.events(run["run_id"], "input_required", "file_changed") == []
@@ -118,8 +121,7 @@ async def test_a_read_only_run_writes_by_no_file_tool(claude: Desk, policy: str)
     before = tree(claude.cwd)
     change = call("NotebookEdit", notebook_path=str(book), cell_id="c", new_source="2")
     script = ("file new.txt x", "read a.txt", "edit a.txt one -> two", "heard", f"read {book}", change, "heard")
-    run = await claude.finished(*script, permission="read_only", on_approval=policy)
-    assert run["status"] == "completed", run
+    run = await done(claude, *script, permission="read_only", on_approval=policy)
     said = await texts(claude, run)
     assert len(said) == 3
     assert all("this run is read_only" in text for text in said)
@@ -145,8 +147,7 @@ async def test_a_read_only_run_writes_by_no_command(claude: Desk) -> None:
     before = tree(claude.cwd)
     commands = re.split(" ;; |\n", WRITING.strip())
     script = (*(f"run {command}" for command in commands), "run+ touch new", "heard", "say read")
-    run = await claude.finished(*script, permission="read_only", on_approval="allow")
-    assert run["status"] == "completed", run
+    run = await done(claude, *script, permission="read_only", on_approval="allow")
     assert await statuses(claude, run) == dict.fromkeys([*commands, "touch new"], "declined")
     assert "this run is read_only" in (await texts(claude, run))[0]
     assert tree(claude.cwd) == before
@@ -157,8 +158,7 @@ async def test_the_helpers_of_a_read_only_run_write_as_little(claude: Desk) -> N
     flow = "export const meta = {name: 'w', description: 'd', phases: []}\nawait agent('file new x')"
     others = call("Workflow", script=flow), call("Monitor", command="touch new", description="m")
     script = (helper("file new x", "run touch new", "say helped"), *others, "say read")
-    run = await claude.finished(*script, permission="read_only", on_approval="allow")
-    assert run["status"] == "completed", run
+    run = await done(claude, *script, permission="read_only", on_approval="allow")
     helped = [event["data"]["text"] for event in await claude.events(run["run_id"], "message_added")][1:]
     assert helped == ["new was not written: this run is read_only", "helped"]
     assert await statuses(claude, run) == {"touch new": "declined"}
@@ -168,13 +168,11 @@ async def test_the_helpers_of_a_read_only_run_write_as_little(claude: Desk) -> N
 
 
 # DEFECT: Claude Code does not ask for the tool Agent, so `forbidden` never sees it. With isolation "worktree" it makes
-# a git worktree below <cwd>/.claude and changes .git (packed-refs and FETCH_HEAD stay): a read_only run that writes,
-# unasked. A PreToolUse hook would see what can_use_tool does not.
+# a git worktree below <cwd>/.claude, and packed-refs in .git stay. A PreToolUse hook would see such calls.
 async def test_a_helper_of_a_read_only_run_gets_no_worktree(claude: Desk) -> None:
     repository(claude.cwd)
     before = tree(claude.cwd)
-    run = await claude.finished(helper("say helped", isolation="worktree"), "say read", permission="read_only")
-    assert run["status"] == "completed", run
+    await done(claude, helper("say helped", isolation="worktree"), "say read", permission="read_only")
     assert tree(claude.cwd) == before
 
 
@@ -188,15 +186,11 @@ async def test_what_git_itself_is_configured_to_run_is_told_at_least(claude: Des
     assert {change["path"] for change in await changed(claude, run)} >= {"ran"}
 
 
-# ---- workspace_write
-
-
 async def test_file_tools_work_unasked_where_the_run_works(claude: Desk) -> None:
     (claude.cwd / "old.txt").write_text("old\n")
     commands = ["mkdir sub", "touch sub/a", "mv sub/a sub/b", "cp old.txt sub/c", "rm sub/c", "echo x > e"]
     script = ("file new.txt new", "read old.txt", "edit old.txt old -> neu", *(f"run {line}" for line in commands))
-    run = await claude.finished(*script, "say written")
-    assert run["status"] == "completed", run
+    run = await done(claude, *script, "say written")
     assert await claude.events(run["run_id"], "input_required") == []
     assert tree(claude.cwd) == {"new.txt": b"new\n", "old.txt": b"neu\n", "sub/b": b"", "e": b"x\n"}
     told = [(change["path"], change["kind"]) for change in await changed(claude, run)]
@@ -225,8 +219,7 @@ async def test_an_edit_elsewhere_shows_what_it_replaces(claude: Desk, outside: P
     run = await claude.answered(run["run_id"], decision="approve")
     (request,) = run["pending"]
     assert request["detail"]["changes"] == [{"path": str(path), "kind": "update", "diff": "@@ -1 +1 @@\n-two\n+zwei\n"}]
-    run = await claude.answered(run["run_id"], decision="deny")
-    assert run["status"] == "completed", run
+    await claude.answered(run["run_id"], decision="deny")
     assert path.read_text() == "one\ntwo\n"
     assert await changed(claude, run) == []
 
@@ -238,7 +231,6 @@ async def test_what_could_lead_out_of_the_project_is_asked(claude: Desk, outside
     (request,) = run["pending"]
     assert request["detail"]["changes"] == [{"path": path, "kind": "add", "diff": "+x\n"}]
     run = await claude.answered(run["run_id"], decision="deny", text="leave that")
-    assert run["status"] == "completed", run
     assert await texts(claude, run) == [f"{path} was not written: leave that", "on"]
     assert not (claude.cwd / path).exists()
     assert await changed(claude, run) == []
@@ -249,7 +241,7 @@ async def test_what_could_lead_out_of_the_project_is_asked(claude: Desk, outside
 @pytest.mark.parametrize("path", ["link/a.txt", "venv/a.txt"])
 async def test_a_file_that_was_written_is_not_told_as_deleted(claude: Desk, outside: Path, path: str) -> None:
     (claude.cwd / "link").symlink_to(outside)
-    run = await claude.finished(f"file {path} x", "say written", on_approval="allow")
+    run = await done(claude, f"file {path} x", "say written", on_approval="allow")
     assert (claude.cwd / path).read_text() == "x\n"
     assert await changed(claude, run) == [{"path": path, "kind": "add", "diff": "+x\n"}]
 
@@ -283,17 +275,14 @@ async def test_an_approval_for_the_session_covers_the_like_in_this_run_alone(cla
     assert not (claude.cwd / ".claude").exists()
     again = await claude.finished(f"run {ASKS}", session_mode="resume", session_id=run["session_id"])
     assert again["status"] == "input_required"
-    await claude.call("cancel_run", run_id=again["run_id"])
 
 
 async def test_commands_of_one_answer_are_asked_one_after_the_other(claude: Desk) -> None:
     """Claude Code itself runs only what it takes for harmless at the same time."""
     run = await claude.finished("runs sh -c 'echo 1' // sh -c 'echo 2'", "heard")
-    (first,) = run["pending"]
-    assert first["detail"]["command"] == "sh -c 'echo 1'"
+    assert [request["detail"]["command"] for request in run["pending"]] == ["sh -c 'echo 1'"]
     run = await claude.answered(run["run_id"], decision="deny", text="no")
-    (second,) = run["pending"]
-    assert second["detail"]["command"] == "sh -c 'echo 2'"
+    assert [request["detail"]["command"] for request in run["pending"]] == ["sh -c 'echo 2'"]
     run = await claude.answered(run["run_id"], decision="approve")
     assert run["status"] == "completed", run
     assert await statuses(claude, run) == {"sh -c 'echo 1'": "declined", "sh -c 'echo 2'": "completed"}
@@ -324,8 +313,7 @@ async def test_approvals_that_are_pending_together_are_answered_in_any_order(cla
 
 @pytest.mark.parametrize(("policy", "made"), [("allow", True), ("deny", False)])
 async def test_a_policy_answers_what_would_be_asked(claude: Desk, policy: str, made: bool) -> None:
-    run = await claude.finished(f"run {ASKS}", "say on", on_approval=policy)
-    assert run["status"] == "completed", run
+    run = await done(claude, f"run {ASKS}", "say on", on_approval=policy)
     assert await statuses(claude, run) == {ASKS: "completed" if made else "declined"}
     assert (claude.cwd / "made").exists() is made
     assert await claude.events(run["run_id"], "input_required") == []
@@ -355,8 +343,7 @@ async def test_full_access_in_what_the_operator_calls_a_sandbox_asks_nothing(
 ) -> None:
     env = {**agent_environment(model, tmp_path), "IS_SANDBOX": "1"}
     async with desk("claude_code", cwd, env) as claude:
-        run = await claude.finished(f"run {ASKS}", f"file {outside}/a x", "say done", permission="full_access")
-        assert run["status"] == "completed", run
+        run = await done(claude, f"run {ASKS}", f"file {outside}/a x", "say done", permission="full_access")
         assert await claude.events(run["run_id"], "input_required") == []
     assert tree(cwd) == {"made": b"done\n"}
     assert (outside / "a").read_text() == "x\n"
@@ -378,8 +365,7 @@ def hostile(claude: Desk, outside: Path) -> Desk:
 async def test_nothing_that_a_folder_brings_is_used(
     hostile: Desk, outside: Path, model: ClaudePlayer, level: str
 ) -> None:
-    run = await hostile.finished("run ls", "say done", permission=level)
-    assert run["status"] == "completed", run
+    await done(hostile, "run ls", "say done", permission=level)
     assert list(outside.iterdir()) == []
     assert "QUIXOTIC" not in json.dumps(model.requests[-1])
 
@@ -390,8 +376,7 @@ async def test_a_folders_settings_are_used_once_the_user_trusts_it(hostile: Desk
         await hostile.spawn("say done", **wanted)
     assert not (hostile.cwd / ".orchestrator").exists()
     (home.path / "config.toml").write_text(f'trusted_dirs = ["{hostile.cwd.parent}"]\n')
-    run = await hostile.finished("say done", **wanted)
-    assert run["status"] == "completed", run
+    await done(hostile, "say done", **wanted)
     assert [path.name for path in outside.iterdir()] == ["hooked"]
     with pytest.raises(InvalidArgument, match="read_only"):
         await hostile.spawn("say done", permission="read_only", **wanted)
