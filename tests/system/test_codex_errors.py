@@ -1,5 +1,8 @@
-"""What goes wrong around Codex: logins, its model's service, its process, its home. Each ends in bounded time, by a code
-that says what happened, and with a session that can be gone on with where that makes sense."""
+"""What goes wrong around Codex: logins, its model's service, its process, its home.
+
+Each ends in bounded time, by a code that says what happened, and with a session that can be gone on with where that
+makes sense.
+"""
 
 from __future__ import annotations
 
@@ -303,8 +306,15 @@ async def test_another_program_than_codex_is_told_by_what_it_says(
 # ---- the home
 
 
-async def test_a_configuration_of_the_user_that_is_broken_is_told(codex: Desk) -> None:
-    (Path(codex.env["CODEX_HOME"]) / "config.toml").write_text("model = [")
+# DEFECT: Codex takes its defaults for a configuration that it cannot read, and says so in a configWarning before it is
+# asked for its account. Without a login of OpenAI's the run then waits for one, and nobody hears of the file:
+# backends/codex/drive.py, `_talk`.
+@pytest.mark.parametrize("logged_in", [True, False])
+async def test_a_configuration_of_the_user_that_is_broken_is_told(codex: Desk, logged_in: bool) -> None:
+    own = Path(codex.env["CODEX_HOME"])
+    (own / "config.toml").write_text("model = [")
+    if logged_in:
+        (own / "auth.json").write_text('{"OPENAI_API_KEY": "sk-own"}')
     run = await codex.finished("say never")
     assert run["status"] in ("failed", "rejected")
     assert "config.toml" in run["error"]["message"]

@@ -57,12 +57,9 @@ class Place:
         self.run_id = new_id("run")
         self._before = psutil.Process().num_fds()
 
-    @asynccontextmanager
-    async def start(self, *command: str, keep: int | None = None) -> AsyncGenerator[LineProcess]:
+    def start(self, *command: str, keep: int | None = None) -> AbstractAsyncContextManager[LineProcess]:
         env = {"PATH": os.environ["PATH"]}
-        async with line_process(command, cwd=self.cwd, env=env, run_id=self.run_id, ctx=self.ctx, keep=keep) as process:
-            self.started.append(process)
-            yield process
+        return line_process(command, cwd=self.cwd, env=env, run_id=self.run_id, ctx=self.ctx, keep=keep)
 
     def python(self, script: str) -> AbstractAsyncContextManager[LineProcess]:
         return self.start(sys.executable, "-c", f"import os, signal, subprocess, sys, time\n{script}")

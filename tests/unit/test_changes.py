@@ -111,8 +111,6 @@ def test_what_is_deleted_after_it_was_told_is_told(cwd: Path) -> None:
     assert told(watch) == [{"path": "new", "kind": "delete"}]
 
 
-# DEFECT: `note` takes in names that `_look` never gives: what lies in directories that are left out, behind a link to a
-# directory, or above the directory by "..". `changes` then tells them as deleted, and they are there.
 @pytest.mark.parametrize("name", ["node_modules/a", "sub/.git/hooks/a", "link/a", "../beside", "sub/../../beside"])
 def test_what_is_not_looked_at_is_not_told_as_deleted(cwd: Path, name: str) -> None:
     (cwd / "sub").mkdir()
@@ -123,7 +121,6 @@ def test_what_is_not_looked_at_is_not_told_as_deleted(cwd: Path, name: str) -> N
     assert told(watch) == []
 
 
-# DEFECT: the same: it is told as added under its own name, and as deleted under this one.
 @pytest.mark.parametrize("name", ["sub/../a", "./a", "sub//../a"])
 def test_what_was_told_by_another_name_is_not_told_again(cwd: Path, name: str) -> None:
     (cwd / "sub").mkdir()
@@ -217,7 +214,6 @@ def test_a_directory_whose_path_is_too_long_is_passed_over(cwd: Path, depths: Ca
     assert told(watch) == [{"path": "a", "kind": "add", "diff": "+x\n"}]
 
 
-# DEFECT: `_walk` calls itself for each level, and Python ends that with RecursionError, which ends the run as a defect.
 def test_no_directory_is_too_deep(cwd: Path, depths: Callable[[str, int], None]) -> None:
     watch = Watch(cwd)
     depths("d", 1500)

@@ -189,7 +189,6 @@ def test_a_session_that_is_lost_cannot_be_gone_on_with() -> None:
     assert "spawn a new run" in outcome.next_step
 
 
-# DEFECT: only the last 2000 characters of stderr are searched.
 @pytest.mark.parametrize(("why", "words"), [(ROOT, "refuses full_access"), (LOST, "not have the session any more")])
 def test_a_reason_is_found_wherever_it_was_said(why: str, words: str) -> None:
     outcome = exit_of(1, [why, *NOISE], begun=False)
@@ -285,19 +284,15 @@ def test_a_cost_that_somebody_spoke_of_does_not_count(kept: Kept) -> None:
     assert kept.cost(state(0.5), said) == 0.5
 
 
-# DEFECT: the text is searched for anywhere, not at the beginning of a line.
 def test_a_cost_that_a_tool_gave_does_not_count(kept: Kept) -> None:
     assert kept.cost(state(0.5), f'{{"type":"user","toolUseResult":{state(99)}}}') == 0.5
 
 
-# DEFECT: a line that was torn off by a crash counts as a cost of nothing, though the one before it is whole; the whole
-# session's cost is then told as this run's.
 @pytest.mark.parametrize("torn", [state(0.75)[:40], state(0.75)[:-1], '{"type":"cost-state"\xff\n'])
 def test_a_damaged_cost_is_passed_over(kept: Kept, torn: str) -> None:
     assert kept.cost(state(0.5), MESSAGE, torn) == 0.5
 
 
-# DEFECT: IsADirectoryError, though "whatever is not understood counts as absent".
 def test_a_directory_in_the_place_of_a_session_counts_as_absent(kept: Kept) -> None:
     kept.file.mkdir()
     assert spent_until_now("the-session", kept.env).cost_usd == 0.0

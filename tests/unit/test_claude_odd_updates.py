@@ -37,7 +37,6 @@ def test_the_exit_code_of_a_failed_command_is_in_its_text(result: Any) -> None:
     ]
 
 
-# DEFECT: `interrupted` is not looked at: the command is told as completed with exit code 0.
 def test_a_command_that_says_that_it_was_interrupted_is_told_as_interrupted() -> None:
     (payload,) = payloads(over("Bash", {"command": "x"}, "", {"stdout": "a", "interrupted": True}), "command_finished")
     assert (payload["output"], payload["status"]) == ("a", "interrupted")
@@ -190,7 +189,6 @@ def test_no_input_and_no_result_of_a_tool_is_too_odd(
         json.dumps(shape(update))
 
 
-# DEFECT: `call.input.get` and `part.get` take what the model or a server sent for an object (the SDK does not check).
 @given(TOOLS, _wild(GIVEN), st.lists(_wild("text type"), max_size=3))
 @example("Bash", [], [])
 @example("Read", {}, ["text"])
@@ -203,7 +201,6 @@ def test_no_input_that_is_no_object_and_no_odd_part_of_a_result_raises(
 SYSTEM = "error_status retry_delay_ms error attempt mcp_servers name status state tool_name patch"
 
 
-# DEFECT: `float(retry_delay_ms)`, `description[:500]`, `search(summary)` and `get(tool_use_id)` take types for granted.
 @given(
     st.sampled_from("api_retry init status permission_denied task_started task_updated task_notification".split()),
     _wild_objects(SYSTEM), _wild("c completed"), _wild("completed"), _wild("exit code 1"),

@@ -200,8 +200,6 @@ def test_without_a_rule_that_lasts_there_is_no_such_option() -> None:
     assert asked(wish("Bash", {"command": "make"}, MODE)).options == YES_NO
 
 
-# DEFECT: an update without rules makes an option "Yes, and for this run also " that says nothing, and `to_dict` of one
-# whose rules are absent raises in the SDK, so that the CLI is told that the permission request failed.
 @pytest.mark.parametrize("rules", [None, []])
 def test_a_rule_that_permits_nothing_is_no_option(rules: list[PermissionRuleValue] | None) -> None:
     empty = PermissionUpdate(type="addRules", rules=rules, behavior="allow", destination="session")
@@ -288,7 +286,6 @@ def test_an_answer_to_one_question(answer: Answer, expected: dict[str, str]) -> 
     assert answers_to(questions(question("Which?", "A", "B", header="Kind", multi=True)), answer) == expected
 
 
-# DEFECT: an object that names no question is taken for the answers by name, and each answer is the empty text.
 @pytest.mark.parametrize("text", ['{"port": 80}', "{}"])
 def test_an_answer_that_happens_to_be_json_is_given_as_it_was_said(text: str) -> None:
     assert answers_to(questions(question("Which configuration?")), said(text)) == {"Which configuration?": text}

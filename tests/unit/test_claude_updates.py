@@ -72,8 +72,6 @@ def test_commands_are_told_with_all_their_output_and_their_exit_code() -> None:
     ]
 
 
-# DEFECT: tool_use_result.filePath is what the model wrote, so `shown` (which compares texts) tells "../beside.txt" and
-# "sub/../made.txt"; `requests` names the first one "/work/beside.txt", and `Watch` the second one "made.txt".
 def test_a_file_has_one_name_however_the_agent_named_it() -> None:
     told, updates = played("paths")
     paths = [change["path"] for payload in payloads(updates, "file_changed") for change in payload["changes"]]
@@ -112,8 +110,6 @@ def test_a_denied_command_is_told_from_a_failed_one() -> None:
     assert payloads(updates, "tool_finished") == [{"tool": "Write", "error": denied}]
 
 
-# DEFECT: it is told as "failed", with what the CLI says to the model as its output. The text begins with "The user
-# doesn't want to proceed with this tool use", and tool_use_result is "User rejected tool use".
 @pytest.mark.parametrize("name", ["interrupted", "interrupted_asking"])
 def test_an_interrupted_command_is_told_as_interrupted(name: str) -> None:
     (payload,) = payloads(played(name)[1], "command_finished")
@@ -148,12 +144,10 @@ def test_a_sub_agents_words_are_no_message_of_the_agent() -> None:
     assert [payload["tool"] for payload in payloads(updates, "tool_finished")] == ["Agent"]
 
 
-# DEFECT: what a sub-agent's tools give comes without tool_use_result, and the text is not looked at instead.
 def test_a_sub_agents_command_is_told_with_its_output() -> None:
     assert payloads(played("subagent")[1], "command_finished") == [ended("echo sub", "sub", 0, "completed")]
 
 
-# DEFECT: the same; the path is in the call's input, "File created successfully" in the text.
 def test_a_sub_agents_files_are_told_as_it_writes_them() -> None:
     told, updates = played("subagent_work")
     changes = [change for payload in payloads(updates, "file_changed") for change in payload["changes"]]
@@ -161,13 +155,11 @@ def test_a_sub_agents_files_are_told_as_it_writes_them() -> None:
     assert told.touched == {CWD / "sub.txt"}
 
 
-# DEFECT: the same; the list is shared, and the text says "Task #2 created successfully: B".
 def test_a_sub_agents_items_are_on_the_todo_list() -> None:
     *_, last = payloads(played("subagent_work")[1], "todo_updated")
     assert [item["text"] for item in last["items"]] == ["A", "B"]
 
 
-# DEFECT: the same; the command is told as completed while it runs. `task_started` had said `is_backgrounded`.
 def test_a_sub_agents_command_in_the_background_ends_when_it_is_stopped() -> None:
     (last,) = payloads(played("subagent_background_command")[1], "command_finished")
     assert last["status"] == "interrupted"
@@ -198,7 +190,6 @@ def test_the_todo_list_of_tasks_is_told_whole_after_each_change() -> None:
     ]
 
 
-# DEFECT: `{"success": false, "error": "Task not found"}` is no error to the CLI, and puts "task 99" on the list.
 def test_a_change_of_a_task_that_is_not_there_changes_nothing() -> None:
     *_, last = payloads(played("todo_tasks")[1], "todo_updated")
     assert [item["text"] for item in last["items"]] == ["B2", "C"]
