@@ -6,7 +6,7 @@ nothing of files, sequence numbers, locks or MCP; the engine knows nothing of Co
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal, Protocol
 
 from orchestrator.config import Settings
@@ -72,6 +72,16 @@ class RunContext(Protocol):
 
     def steering(self) -> AsyncIterator[Message]:
         """What the caller says while the run is running, oldest first; only for backends that can `steer`."""
+        ...
+
+    async def end_steering(self, over: Callable[[], bool]) -> bool:
+        """Whether the run is over, so that nothing more is accepted for it: what would be, nobody would hear.
+
+        Returns when whoever reads `steering` has come back for more than was said.
+
+        Args:
+            over: whether there is nothing more to do, now that all was heard.
+        """
         ...
 
 

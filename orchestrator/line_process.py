@@ -32,19 +32,24 @@ LINE_BYTES = 64 * 2**20
 """A longer line ends the run."""
 HURRY_S = 1.0
 """With less time than this to clean up there is none for being polite."""
-POLITE_S = 2.0
-"""How long the process may take to end by itself once its stdin is closed, and again once it was told to."""
+POLITE_S = 3.0
+"""How long the process may take to end by itself once its stdin is closed: it may have a conversation to write."""
+TERM_S = 2.0
+"""How long it may take to end once it was told to."""
+PIPE_BYTES = 2**20
+"""What a pipe may still hold of what was said before its writer's end, at most."""
 STDERR_LINES = 50
 _STDERR_CHARS = 2000
 _LINUX = sys.platform == "linux"
 
 _ADOPTING = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); "
+    "import ctypes, os, sys, _signal as s; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); "
+    "s.signal(s.SIGPIPE, s.SIG_DFL); s.signal(s.SIGXFSZ, s.SIG_DFL); "
     "sys.argv[1] or os.environ.pop('LC_CTYPE', None); os.execv(sys.argv[2], sys.argv[2:])"
 )
 """PR_SET_CHILD_SUBREAPER (prctl(2)), which stays over an exec and is not inherited. Between fork and exec in our own
-process, which has threads, nothing may be done; so a small Python does it, and becomes the agent. Where there is no
-locale Python sets one (PEP 538), which is taken back."""
+process, which has threads, nothing may be done; so a small Python does it, and becomes the agent. What Python sets for
+itself is taken back: two ignored signals, and a locale where there is none (PEP 538)."""
 
 
 class _Pipes(asyncio.SubprocessProtocol):
@@ -57,6 +62,9 @@ class _Pipes(asyncio.SubprocessProtocol):
         self.errors_told = asyncio.Event()
         self.writable = asyncio.Event()
         self.writable.set()
+        self.said_at_most = sys.maxsize
+        """How much the process can have said, in bytes: known when it has ended."""
+        self._heard = 0
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -66,6 +74,7 @@ class _Pipes(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 1:
+            self._heard += len(data)
             self.stdout.feed_data(data)
             return
         *whole, self._rest = (self._rest + data).split(b"\n")
@@ -83,6 +92,7 @@ class _Pipes(asyncio.SubprocessProtocol):
                 self.errors_told.set()
 
     def process_exited(self) -> None:
+        self.said_at_most = self._heard + PIPE_BYTES
         self.exited.set()
 
     def pause_writing(self) -> None:
@@ -134,14 +144,14 @@ class LineProcess:
     async def lines(self) -> AsyncIterator[bytes]:
         """What it says, to its end; the exit code is known then. The last line may lack its end.
 
-        Whoever inherited its stdout may keep that open, and talk: once the process has ended, only what comes within
-        HURRY_S of waiting is told.
+        Whoever inherited its stdout may keep that open, and talk: once the process has ended, only what it can have
+        said itself is told, and what comes within HURRY_S of waiting.
 
         Raises:
             BackendError: a line is longer than LINE_BYTES.
         """
         exiting = asyncio.ensure_future(self._pipes.exited.wait())
-        loop, patience = asyncio.get_running_loop(), HURRY_S
+        loop, patience, told = asyncio.get_running_loop(), HURRY_S, 0
         try:
             while True:
                 reading = asyncio.ensure_future(self._pipes.stdout.readline())
@@ -159,6 +169,9 @@ class LineProcess:
                 finally:
                     reading.cancel()
                 yield line
+                told += len(line)
+                if told > self._pipes.said_at_most:  # another's
+                    break
             await self._ended(POLITE_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HURRY_S):
@@ -169,15 +182,18 @@ class LineProcess:
     async def end(self, run_id: str, grace_s: float) -> None:
         """Ends the process and all that came of it. Returns when nothing is left, or the time is over."""
         family = await asyncio.to_thread(self._descendants)
+        deaf = True
         if grace_s > HURRY_S:
             self.close_stdin()
-            if not await self._ended(POLITE_S):
+            deaf = not await self._ended(POLITE_S)
+            if deaf:
                 family |= await asyncio.to_thread(self._descendants)
                 self._signal(signal.SIGTERM)
-                await self._ended(POLITE_S)
+                await asyncio.to_thread(_terminate, family)
+                await self._ended(TERM_S)
         self._signal(signal.SIGKILL)
         leader = {"pid": self.pid, "pgid": self.pid, "start_time": self.start_time}
-        await asyncio.to_thread(reap, {run_id: leader}, family, at_once=grace_s <= HURRY_S)
+        await asyncio.to_thread(reap, {run_id: leader}, family, at_once=deaf)
         await self._ended(HURRY_S)
         self._transport.close()
 
@@ -248,6 +264,12 @@ async def line_process(
         yield process
     finally:
         await _whatever_comes(process.end(run_id, ctx.grace_s))
+
+
+def _terminate(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
 
 
 async def _whatever_comes(work: Coroutine[Any, Any, None]) -> None:

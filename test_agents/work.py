@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,10 @@ class Work:
             return await future
         finally:
             self._answers.pop(request.request_id, None)
+
+    async def end_steering(self, over: Callable[[], bool]) -> bool:
+        """See `RunContext.end_steering`."""
+        return over()
 
     async def steering(self) -> AsyncIterator[Message]:
         """See `RunContext.steering`. A2A cannot steer: nothing ever comes."""

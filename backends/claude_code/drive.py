@@ -52,6 +52,8 @@ class Drive:
         self._resume = spec.native_session_id
         self._fork = spec.session_mode == "fork"
         self._logins = 0
+        self._said = False
+        """The agent has the prompt."""
 
     async def run(self) -> Outcome:
         """Drives the run to its end."""
@@ -68,7 +70,7 @@ class Drive:
                     failure = await settle(self._ctx, refusal, agent="Claude Code", how=how, number=self._logins)
                     if failure is not None:
                         return failure
-                if await asyncio.to_thread(transcript_of, self._session, self._ctx.env):
+                if self._said and await asyncio.to_thread(transcript_of, self._session, self._ctx.env):
                     self._resume, self._fork = self._session, False
                     content = [{"type": "text", "text": GO_ON}]
         finally:
@@ -85,7 +87,6 @@ class Drive:
             fields["fork_session"] = self._fork
         else:
             self._session = self._resume
-        begun = False
         env = agent_environment(self._ctx.env, self._spec.cwd, claude_agent_sdk.__version__)
         async with _running(fields, self._spec, self._ctx, env) as (options, process):
             try:
@@ -101,12 +102,12 @@ class Drive:
                             native_session_id=self._session,
                         )
                     )
-                    begun = True
+                    self._said = True
                     return await self._converse(talk, content, self._watch)
             except ClaudeSDKError as error:
                 if process.exit_code is None:
                     raise BackendError("agent_protocol", f"Claude Code cannot be understood: {error}") from error
-                return ends.exit_of(process.exit_code, [*process.errors, str(error)], begun=begun)
+                return ends.exit_of(process.exit_code, list(process.errors) or [str(error)], begun=self._said)
 
     async def _converse(self, talk: Talk, content: list[JsonObject], watch: Watch) -> Outcome:
         """Says the prompt, tells what comes, and returns how it ended."""

@@ -103,9 +103,11 @@ def sdk_options(spec: RunSpec, options: Options, *, cli: str) -> JsonObject:
         "model": options.model,
         "fallback_model": options.fallback_model,
         "effort": options.effort,
-        "max_turns": spec.limits.get("max_turns"),
+        "max_turns": int(turns) if (turns := spec.limits.get("max_turns")) else None,
         "max_budget_usd": spec.limits.get("max_cost_usd"),
     }
+    if options.plan and spec.level == "full_access":  # it may be had once the plan is approved
+        fields["extra_args"] = {"allow-dangerously-skip-permissions": None}
     if spec.output_schema is not None:
         fields["output_format"] = {"type": "json_schema", "schema": spec.output_schema}
     return fields

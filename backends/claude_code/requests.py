@@ -7,6 +7,7 @@ here and never asked; everything else waits for the caller, however long it take
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +58,20 @@ def forbidden(tool: str, level: Permission, *, planning: bool) -> str | None:
     return None
 
 
-def writes_unasked(tool: str, given: JsonObject) -> str | None:
-    """Why a read_only run may not use a tool for which Claude Code does not ask; None if it may."""
-    if tool in ("Agent", "Task") and given.get("isolation"):  # a git worktree below cwd
-        return "this run is read_only"
-    return None
+def writes(tool: str, given: JsonObject) -> bool:
+    """Whether a tool writes. Claude Code does not ask for all that do: not for its memory's files, nor a worktree."""
+    return tool in WRITING or (tool in ("Agent", "Task") and bool(given.get("isolation")))
+
+
+def written_outside(tool: str, given: JsonObject, cwd: Path) -> bool:
+    """Whether a tool writes a file that is not in cwd. Blocks."""
+    path = given.get("file_path") or given.get("notebook_path")
+    if tool not in WRITING or not isinstance(path, str):
+        return False
+    try:
+        return not Path(os.path.realpath(cwd / path)).is_relative_to(os.path.realpath(cwd))
+    except ValueError:  # no path at all
+        return True
 
 
 def denied(reason: str = "") -> PermissionResultDeny:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -47,6 +48,8 @@ SETTLE_S = 2.0
 """How long the CLI may take to begin a turn of its own after work in the background is over."""
 UNANSWERED_S = 30.0
 """How long an idle agent may take to begin a turn for something that was said to it."""
+_FOOTER = re.compile(r"\n?\[exited with code -?\d+\]\n?\Z")
+"""The CLI's own last line in the file of a command that went on in the background."""
 OUTPUT_BYTES = 8 * 2**20
 """Of a larger output that the CLI put into a file the beginning is told."""
 
@@ -67,6 +70,7 @@ class Talk:
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
         self._idle = False
+        self._turn_over = False
         self._tells_states = False
         """Whether the CLI says when it is idle; of one that does not the result is all there is to go by."""
         self._background: set[str] = set()
@@ -137,7 +141,7 @@ class Talk:
     async def _say(self, content: list[JsonObject]) -> None:
         message_id = str(uuid.uuid4())
         self._unanswered.add(message_id)
-        self._idle = False
+        self._idle = self._turn_over = False
         message = {"role": "user", "content": content}
 
         async def one() -> AsyncIterator[dict[str, Any]]:
@@ -166,11 +170,13 @@ class Talk:
         match message:
             case ResultMessage():
                 self.results.append(message)
+                self._turn_over = True
                 self._idle = self._idle or not self._tells_states
                 self._unanswered -= set(message.user_message_uuids or ())
                 if message.is_error:
                     self._unanswered.clear()
             case AssistantMessage():
+                self._turn_over = self._turn_over and message.parent_tool_use_id is not None
                 self.error = message if message.model == SYNTHETIC and message.error else None
                 if message.error == "authentication_failed":
                     raise LoginNeeded(_words_of(message))
@@ -191,17 +197,18 @@ class Talk:
     async def _over(self, background_wait_s: float) -> None:
         """Returns when nothing more is to come: the last turn is over, and nothing works in the background."""
         while True:
-            while not (self._idle and self.results):
+            while not self._resting:
                 await self._next_change()
-            patience = 0.0
             if self._unanswered:
                 patience = UNANSWERED_S
             elif self._background:
                 patience = background_wait_s
                 await self._ctx.emit(Progress(detail="waits for commands in the background"))
-            elif self.results[-1].is_error:
+            elif self.results[-1].is_error or await self._ctx.end_steering(lambda: self._idle and not self._unanswered):
                 return
-            if not patience or not await self._goes_on(patience):
+            else:
+                continue
+            if not await self._goes_on(patience):
                 return
 
     async def _goes_on(self, patience: float) -> bool:
@@ -209,14 +216,19 @@ class Talk:
         turns = len(self.results)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        while self._idle and len(self.results) == turns and loop.time() < deadline:
+        while self._resting and len(self.results) == turns and loop.time() < deadline:
             waits_for_work = bool(self._background)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._next_change()
             if waits_for_work and not self._background:  # it is over; a turn about it may follow
                 deadline = min(deadline, loop.time() + SETTLE_S)
-        return not self._idle or len(self.results) > turns
+        return not self._resting or len(self.results) > turns
+
+    @property
+    def _resting(self) -> bool:
+        """Whether no turn is under way. With a sub-agent in the background the CLI does not say that it is idle."""
+        return bool(self.results) and (self._idle or (self._turn_over and bool(self._background)))
 
     async def _next_change(self) -> None:
         self._changed.clear()
@@ -225,23 +237,20 @@ class Talk:
     # ---- what it asks
 
     def _hooks(self) -> dict[Literal["PreToolUse"], list[HookMatcher]]:
-        """What a read_only run must not do is denied before it is permitted: Claude Code does not ask for all tools."""
-        if self._spec.level != "read_only":
+        """What a run must not do unasked is caught before Claude Code permits it: it does not ask for all tools."""
+        if self._spec.level == "full_access":
             return {}
-        return {"PreToolUse": [HookMatcher(hooks=[self._before_use])]}
+        return {"PreToolUse": [HookMatcher(hooks=[self._before_use], on_failure="block")]}
 
     async def _before_use(self, given: HookInput, _id: str | None, _context: HookContext) -> HookJSONOutput:
         call = as_object(given) or {}
-        reason = requests.writes_unasked(str(call.get("tool_name")), as_object(call.get("tool_input")) or {})
-        if reason is None:
-            return {}
-        return {
-            "hookSpecificOutput": {
-                "hookEventName": "PreToolUse",
-                "permissionDecision": "deny",
-                "permissionDecisionReason": denial(reason),
-            }
-        }
+        tool, wanted = str(call.get("tool_name")), as_object(call.get("tool_input")) or {}
+        if self._spec.level == "read_only":
+            if requests.writes(tool, wanted):
+                return _decided("deny", denial("this run is read_only"))
+        elif await asyncio.to_thread(requests.written_outside, tool, wanted, self._spec.cwd):
+            return _decided("ask", "the file is not in the run's cwd")
+        return {}
 
     async def _may_use(self, tool: str, given: dict[str, Any], context: ToolPermissionContext) -> requests.Verdict:
         """Whether it may use a tool. Called for several at once; cancelled when it does not want to know any more."""
@@ -262,17 +271,29 @@ class Talk:
         return requests.in_its_mode(wish, requests.verdict_of(wish, answer), self._spec.level)
 
 
+def _decided(decision: Literal["deny", "ask"], reason: str) -> HookJSONOutput:
+    return {
+        "hookSpecificOutput": {
+            "hookEventName": "PreToolUse",
+            "permissionDecision": decision,
+            "permissionDecisionReason": reason,
+        }
+    }
+
+
 async def _with_output(stored: Stored) -> Update:
     output = await asyncio.to_thread(_content_of, stored.path)
-    return stored.update if output is None else replace(stored.update, output=output)
+    return stored.update if output is None else replace(stored.update, output=_FOOTER.sub("", output))
 
 
 def _content_of(path: Path) -> str | None:
     """The text of a file; None if there is none, or it is no text."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             return file.read(OUTPUT_BYTES).decode(errors="replace")
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

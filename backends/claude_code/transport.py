@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from claude_agent_sdk import ClaudeAgentOptions, ProcessError, Transport
+from claude_agent_sdk import ClaudeAgentOptions, CLIJSONDecodeError, ProcessError, Transport
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
 from orchestrator.line_process import LineProcess
@@ -42,11 +42,15 @@ class ProcessTransport(Transport):
 
         Raises:
             ProcessError: the CLI ended, and was not told to.
+            CLIJSONDecodeError: what it said is no JSON.
             BackendError: it said too long a line.
         """
         async for line in self._process.lines():
-            if line.startswith(b"{"):  # some builds write other things too
-                yield orjson.loads(line)
+            if line.startswith(b"{") and line.endswith(b"\n"):  # some builds write other things too; an end tears one
+                try:
+                    yield orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise CLIJSONDecodeError(line[:200].decode(errors="replace"), error) from error
         if not self._closed:  # the SDK would wait for ever for a CLI that ends with 0
             code, stderr = self._process.exit_code, "\n".join(self._process.errors)
             raise ProcessError("Claude Code ended", exit_code=code, stderr=stderr)

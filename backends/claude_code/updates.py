@@ -77,6 +77,7 @@ class Translation:
         self._cwd = cwd
         self._calls: dict[str, ToolUseBlock] = {}
         self._todo: dict[str, JsonObject] = {}
+        self._tasks: dict[str, str] = {}
         self._background: set[str] = set()
         self.misfit = ""
         """Why the CLI did not take the structured output that was handed in last; empty if it took it."""
@@ -98,6 +99,8 @@ class Translation:
                 yield from self._task(message)
             case TaskNotificationMessage():
                 yield from self._task_over(message)
+            case SystemMessage(subtype="task_updated"):
+                self._task_updated(message.data)
             case SystemMessage():
                 yield from _system(message)
             case RateLimitEvent() if message.rate_limit_info.status != "allowed":
@@ -178,7 +181,7 @@ class Translation:
         if failed:
             match = _EXIT.match(text)
             status = "declined" if text.startswith(DENIED) else "interrupted" if text.startswith(_STOPPED) else "failed"
-            code, output = (int(match[1]), match[2]) if match else (None, text)
+            code, output = (int(match[1]), match[2]) if match else (None, "" if status == "interrupted" else text)
             yield CommandFinished(command_id=call.id, command=command, output=output, exit_code=code, status=status)
             return
         if "backgroundTaskId" in details or call.id in self._background:
@@ -239,11 +242,18 @@ class Translation:
     def _task(self, message: TaskStartedMessage) -> Iterator[Update]:
         call = self._calls.get(str(message.tool_use_id))
         if call is not None and call.name == "Bash":
+            self._tasks[str(message.task_id)] = call.id
             if message.data.get("is_backgrounded") is True:
                 self._background.add(call.id)
             yield CommandUpdated(command_id=call.id, command=_command(call))
         else:
             yield Progress(detail=str(message.description)[:500])
+
+    def _task_updated(self, data: JsonObject) -> None:
+        """A command that took too long goes on in the background."""
+        patch, call_id = as_object(data.get("patch")) or {}, self._tasks.get(str(data.get("task_id")))
+        if call_id is not None and patch.get("is_backgrounded") is True:
+            self._background.add(call_id)
 
     def _task_over(self, message: TaskNotificationMessage) -> Iterator[Told]:
         call = self._calls.get(str(message.tool_use_id))

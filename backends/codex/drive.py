@@ -7,6 +7,7 @@ login had to be waited for.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from backends.codex import ends, options
 from backends.codex.client import Client, ProcessEnded, RpcError
+from backends.codex.mounts import mount_points
 from backends.codex.options import Options
 from backends.codex.prompt import input_of, text_item
 from backends.codex.turns import Conversation
@@ -32,6 +34,10 @@ COLD_STARTS = 8
 """How often a start is tried again that failed because several made a new CODEX_HOME at the same time."""
 CHECK_S = 20.0
 """How long Codex may take to check the caller's configuration."""
+
+
+class Denied(Exception):
+    """The run's permission could not be kept; the message says why."""
 
 
 class Drive:
@@ -86,9 +92,10 @@ class Drive:
         """What is wrong with the caller's configuration, as Codex itself finds it; None if nothing is."""
         if not self._options.config:
             return None
-        command = [self._cli, "--strict-config", *options.strict_flags(self._options), "app-server"]
-        with tempfile.TemporaryDirectory(prefix="orc-") as home:
-            env = {**self._ctx.env, "CODEX_HOME": home}
+        command = [self._cli, "--strict-config", *options.config_flags(self._options), "app-server"]
+        async with _temporary() as home:
+            await asyncio.to_thread(self._fill, home)
+            env = {**self._ctx.env, "CODEX_HOME": str(home)}
             async with line_process(
                 command, cwd=self._spec.cwd, env=env, run_id=self._spec.run_id, ctx=self._ctx
             ) as process:
@@ -102,21 +109,46 @@ class Drive:
                     return Rejected(message=f"backend_config.config is not what Codex takes: {words}")
         return None
 
+    def _fill(self, home: Path) -> None:
+        """What the caller's keys may refer to; of our own home that is nothing."""
+        if not self._options.isolated_home:
+            lines = options.provider_lines(options.user_config(self._ctx.env))
+            (home / "config.toml").write_text(lines, encoding="utf-8")
+
+    def _prepared(self) -> tuple[dict[str, str], list[str], JsonObject]:
+        """The environment and the command line of a process, and the parameters of its thread."""
+        env = self._environment()
+        home = options.codex_home(env)
+        if self._spec.level == "read_only" and (rules := options.loosening_rules(home)):
+            raise Denied(
+                f"{rules} lets commands run outside of the sandbox, which a read_only run must not; "
+                "use backend_config.isolated_home, or take the rules away"
+            )
+        user = options.user_config(env)
+        given = options.flags(self._options, user, options.projects_of(self._spec.cwd))
+        fields = options.thread_fields(self._spec, self._options, user)
+        if self._options.append_system_prompt:
+            fields["developerInstructions"] = self._options.append_system_prompt
+        return env, [self._cli, *given, "app-server", "--listen", "stdio://"], fields
+
     async def _talk(self, given: list[JsonObject]) -> Outcome | None:
         """One process from its start to its end. None if it could not start and another one may."""
-        env = await asyncio.to_thread(self._environment)
-        user = await asyncio.to_thread(options.user_config, env)
-        command = [self._cli, *options.flags(self._options, user), "app-server", "--listen", "stdio://"]
+        try:
+            env, command, fields = await asyncio.to_thread(self._prepared)
+        except Denied as refusal:
+            return Rejected(message=str(refusal))
         async with (
-            _temporary(env, own=self._spec.level != "full_access"),
+            self._writable(env),
             line_process(command, cwd=self._spec.cwd, env=env, run_id=self._spec.run_id, ctx=self._ctx) as process,
             Conversation(self._spec, self._ctx, self._told, Client(process)) as conversation,
         ):
             try:
                 account = await conversation.begin()
                 if account.get("requiresOpenaiAuth") and not account.get("account"):
+                    if conversation.broken_config:
+                        return Rejected(message=f"Codex: {conversation.broken_config}")
                     raise LoginNeeded("it is not logged in")
-                thread = await conversation.open_thread(self._fields(), resume=self._resume, fork=self._fork)
+                thread = await conversation.open_thread(fields, resume=self._resume, fork=self._fork)
                 if self._watch is None:
                     self._watch = await asyncio.to_thread(Watch, self._spec.cwd)
                 await self._ctx.emit(
@@ -152,11 +184,19 @@ class Drive:
             await self._ctx.emit(Progress(detail="the run is over", usage=self._told.usage))
         return outcome
 
-    def _fields(self) -> JsonObject:
-        fields = options.thread_fields(self._spec, self._options)
-        if self._options.append_system_prompt:
-            fields["developerInstructions"] = self._options.append_system_prompt
-        return fields
+    @asynccontextmanager
+    async def _writable(self, env: dict[str, str]) -> AsyncGenerator[None]:
+        """What the sandbox lets commands write to besides the files in cwd: a temporary directory of the run's own."""
+        if self._spec.level == "full_access":
+            yield
+            return
+        async with _temporary() as folder:
+            env["TMPDIR"] = str(folder)
+            if self._spec.level == "read_only":
+                yield
+                return
+            async with mount_points(self._spec.cwd):
+                yield
 
     def _environment(self) -> dict[str, str]:
         env = dict(self._ctx.env)
@@ -169,25 +209,21 @@ class Drive:
 
 def _isolated_home(env: Mapping[str, str]) -> Path:
     """A CODEX_HOME of ours, with the user's login: a link, so that a login that is renewed is renewed for both."""
-    home = Path(default_home(), "codex")
+    theirs = options.codex_home(env)
+    home = Path(default_home(), "codex", hashlib.sha256(os.fsencode(theirs)).hexdigest()[:16])
     make_directory(home)
-    login, theirs = home / "auth.json", options.codex_home(env) / "auth.json"
-    if theirs.exists() and not login.exists():
-        with suppress(FileExistsError):
-            login.symlink_to(theirs)
+    login = home / "auth.json"
+    with suppress(FileExistsError):
+        login.symlink_to(theirs / "auth.json")
     return home
 
 
 @asynccontextmanager
-async def _temporary(env: dict[str, str], *, own: bool) -> AsyncGenerator[None]:
-    """A temporary directory of the run's own, the only one that its commands may write to besides cwd."""
-    if not own:
-        yield
-        return
+async def _temporary() -> AsyncGenerator[Path]:
+    """A directory that is there for as long as the block."""
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="orc-")
-    env["TMPDIR"] = folder
     try:
-        yield
+        yield Path(folder)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 

@@ -25,7 +25,7 @@ _KINDS: dict[str, tuple[FailureCode, str | None]] = {
 }
 """By Codex's word for the error: our code, and what the caller can do if the usual is not it."""
 _REFUSED = ("cyberPolicy", "misalignmentPolicyViolation", "tooManyDenials")
-_LOST = ("no rollout found", "invalid session id", "invalid thread id", "thread not found")
+_LOST = ("no rollout found", "invalid session id", "invalid thread id", "thread not found", "missing source rollout")
 BUSY = "already has an active writer"
 
 

@@ -1,12 +1,13 @@
-"""What `backend_config` of a Codex run may say, and what our permissions are in Codex's words. Pure but for one look
-at the user's own configuration."""
+"""What `backend_config` of a Codex run may say, and what our permissions are in Codex's words. Pure but for looks at
+the user's own configuration and at where a project begins."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from typing import Any, cast
 from orchestrator import values
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import JsonObject, Permission, RunSpec, as_array, as_object
+from orchestrator.process import MARKER
 
 SANDBOXES: Mapping[Permission, str] = {
     "read_only": "read-only",
@@ -32,7 +34,7 @@ _OURS = (
     "model_instructions_file", "notify", "permissions", "profile", "projects", "sandbox_mode",
     "sandbox_workspace_write", "shell_environment_policy",
 )  # fmt: skip
-"""Keys of Codex's configuration that `permission` and other arguments decide, or that would start programs."""
+"""Keys of Codex's configuration that `permission` and other arguments decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,36 +64,49 @@ def read_options(config: JsonObject) -> Options:
     return Options(**values.read("codex", config, _READERS))
 
 
-def flags(options: Options, user: JsonObject) -> list[str]:
+def flags(options: Options, user: JsonObject, projects: Iterable[Path]) -> list[str]:
     """The command line's part of the configuration.
 
     Args:
         user: the user's own configuration, as `user_config` has it.
+        projects: the folders of which Codex could take the run for the user's word that it may trust them. It would
+            write that into the user's configuration for good, and do what their own `.codex` says.
     """
     pairs: dict[str, Any] = {key: False for key in _QUIET if _at(user, key) is None}
     pairs["tools.update_plan.enabled"] = True  # otherwise there is no todo list
-    if not options.own_mcp_servers:
-        pairs |= {f"mcp_servers.{json.dumps(name)}.enabled": False for name in as_object(user.get("mcp_servers")) or {}}
+    # an inline table, for quotes in a dotted key would be a part of the name
+    pairs["projects"] = {str(folder): {"trust_level": "untrusted"} for folder in projects}
+    return [*_words(pairs), *config_flags(options)]
+
+
+def config_flags(options: Options) -> list[str]:
+    """The caller's own keys as a command line."""
+    return _words(options.config)
+
+
+def _words(pairs: Mapping[str, Any]) -> list[str]:
     return [word for key, value in pairs.items() for word in ("-c", f"{key}={toml(value)}")]
 
 
-def strict_flags(options: Options) -> list[str]:
-    """The caller's own keys as a command line, by which Codex itself checks them."""
-    return [word for key, value in options.config.items() for word in ("-c", f"{key}={toml(value)}")]
+def thread_fields(spec: RunSpec, options: Options, user: JsonObject) -> JsonObject:
+    """The parameters of a thread that a run decides, whether it is begun, resumed or forked.
 
-
-def thread_fields(spec: RunSpec, options: Options) -> JsonObject:
-    """The parameters of a thread that a run decides, whether it is begun, resumed or forked."""
+    Args:
+        user: the user's own configuration, as `user_config` has it.
+    """
+    own = {} if options.own_mcp_servers else as_object(user.get("mcp_servers")) or {}
+    off: JsonObject = {name: {"enabled": False} for name in own}
     config: JsonObject = {
-        **options.config,
         "shell_environment_policy.ignore_default_excludes": False,  # no keys, tokens and secrets for commands
+        f"shell_environment_policy.set.{MARKER}": spec.run_id,  # whatever the user's own policy leaves out
+        "sandbox_workspace_write.writable_roots": [],
         "sandbox_workspace_write.exclude_slash_tmp": True,
         "sandbox_workspace_write.network_access": options.network,
     }
     if options.effort:
         config["model_reasoning_effort"] = options.effort
-    if options.mcp_servers:
-        config["mcp_servers"] = {name: _server(server) for name, server in options.mcp_servers.items()}
+    if servers := off | {name: _server(server) for name, server in options.mcp_servers.items()}:
+        config["mcp_servers"] = servers
     fields: JsonObject = {
         "cwd": str(spec.cwd),
         "approvalPolicy": "on-request",
@@ -107,6 +122,42 @@ def user_config(env: Mapping[str, str]) -> JsonObject:
         return tomllib.loads((codex_home(env) / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def provider_lines(user: JsonObject) -> str:
+    """The user's own providers of models as a configuration file, for what the caller's keys may refer to."""
+    kept = {key: user[key] for key in ("model_provider", "model_providers") if key in user}
+    return "".join(f"{key} = {toml(value)}\n" for key, value in kept.items())
+
+
+def projects_of(cwd: Path) -> list[Path]:
+    """The folders that are one project with cwd for Codex: itself, its repository, and that of a worktree. Blocks."""
+    root = next((folder for folder in (cwd, *cwd.parents) if (folder / ".git").exists()), cwd)
+    folders = [cwd, root]
+    with suppress(OSError, ValueError):
+        if (root / ".git").is_file():  # "gitdir: <main>/.git/worktrees/<name>"
+            named = (root / ".git").read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+            folders.append((root / named).resolve().parents[2])
+    return list(dict.fromkeys(folders))
+
+
+def loosening_rules(home: Path) -> Path | None:
+    """A file of the user's rules that lets commands run outside of any sandbox, unasked; None if there is none. Blocks.
+
+    Codex has no switch that would leave them out.
+    """
+    for path in sorted((home / "rules").glob("*.rules")):
+        with suppress(OSError):
+            text = _COMMENT.sub("", path.read_text(encoding="utf-8", errors="replace"))
+            if len(_RULE.findall(text)) > len(_STRICT.findall(text)):
+                return path
+    return None
+
+
+_COMMENT = re.compile(r"#.*")
+_RULE = re.compile(r"\bprefix_rule\s*\(")
+_STRICT = re.compile(r"""\bdecision\s*=\s*["'](?:prompt|forbidden)["']""")
+"""Of a rule that says nothing the decision is to allow."""
 
 
 def codex_home(env: Mapping[str, str]) -> Path:
@@ -133,7 +184,7 @@ def _at(config: JsonObject, dotted: str) -> Any:
 def _server(server: JsonObject) -> JsonObject:
     """An MCP server in Codex's words: remote ones have `http_headers`."""
     kept = {key: value for key, value in server.items() if key not in ("type", "headers")}
-    return {**kept, "http_headers": server["headers"]} if "headers" in server else kept
+    return {"enabled": True, **kept} | ({"http_headers": server["headers"]} if "headers" in server else {})
 
 
 def _config(place: str, value: Any) -> Mapping[str, Any]:
@@ -148,6 +199,8 @@ def _config(place: str, value: Any) -> Mapping[str, Any]:
             raise InvalidArgument(f"{path} is decided by permission and the other keys of backend_config")
         if _SECRET.search(key):
             raise InvalidArgument(f"{path} looks like a credential; name a variable of your environment by env_key")
+        if isinstance(item, str) and _USERINFO.match(item):
+            raise InvalidArgument(f"{path} has a password in its address; name a variable by env_key instead")
         if item is None:
             raise InvalidArgument(f"{path} is null, which Codex's configuration does not know")
     return config
@@ -155,7 +208,8 @@ def _config(place: str, value: Any) -> Mapping[str, Any]:
 
 _WORD = re.compile(r"[\w/:@+][\w/:@+-]*")
 """A word of a key; Codex trims blanks, and takes quotes away."""
-_SECRET = re.compile(r"(?:token|secret|password|api_?key|(?<!env_http_)headers)(?:\.|$)", re.IGNORECASE)
+_USERINFO = re.compile(r"\w+://[^/]*@")
+_SECRET = re.compile(r"(?:token|secret|password|api[-_]?key|(?<!env_http_)headers|query_params)(?:\.|$)", re.IGNORECASE)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -28,6 +28,8 @@ INTERRUPT_S = 1.0
 BUSY_S = 10.0
 """How long another process of Codex may take to give the thread free."""
 STEER_S = 5.0
+DEFAULTS = "using defaults"
+_WARNING = ("summary", "details", "path")
 
 
 class Conversation:
@@ -47,6 +49,8 @@ class Conversation:
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.thread_id = ""
+        self.broken_config = ""
+        """What Codex said of a configuration that it cannot read, and does not use."""
         self.stopped = False
         """The caller stopped the turn instead of approving something."""
 
@@ -142,13 +146,14 @@ class Conversation:
         try:
             while True:
                 turn = await self._unless_faulty(self._turn_over())
-                await asyncio.sleep(0)  # what was said in the same moment is not lost
-                if not self._unsent or turn.get("status") != "completed":
+                if turn.get("status") != "completed":
+                    break
+                if await self._unless_faulty(self._ctx.end_steering(lambda: not self._unsent)):
                     break
                 given = [item for items in self._unsent for item in items]
                 self._unsent.clear()
                 await self._unless_faulty(self._start(given, fields))
-            await self._unless_faulty(self._close_commands())
+            await self._close_commands()
             return turn
         except asyncio.CancelledError:
             await self._interrupt()
@@ -168,7 +173,7 @@ class Conversation:
         """Commands that outlived their turn are ended, and Codex tells of their ends."""
         if not self._told.open_commands:
             return
-        with contextlib.suppress(TimeoutError, RpcError):
+        with contextlib.suppress(TimeoutError, RpcError, ProcessEnded, BackendError):
             async with asyncio.timeout(INTERRUPT_S):
                 await self._client.request("thread/backgroundTerminals/clean", threadId=self.thread_id)
                 while self._told.open_commands:
@@ -194,6 +199,8 @@ class Conversation:
 
     async def _say(self, given: list[JsonObject]) -> bool:
         """Says something to the turn that is under way; False if there is none."""
+        if self._ended is not None:
+            return False
         try:
             async with asyncio.timeout(STEER_S):
                 await self._client.request(
@@ -217,9 +224,8 @@ class Conversation:
     async def _take(self, message: Notification) -> None:
         method, params = message
         if params.get("threadId", self.thread_id) != self.thread_id:
-            if method == "item/started":
-                self._told.remember(as_object(params.get("item")) or {})
-            return  # a sub-agent's
+            self._told.of_helper(method, params)
+            return
         turn = as_object(params.get("turn")) or {}
         match method:
             case "turn/started":
@@ -232,7 +238,9 @@ class Conversation:
             case "error" if words := login_words(as_object(params.get("error")) or {}):
                 raise LoginNeeded(words)
             case "thread/tokenUsage/updated" if params.get("turnId") != self._turn_id:
-                pass  # of an earlier run
+                self._told.used_before(as_object(params.get("tokenUsage")) or {})
+            case "configWarning" if DEFAULTS in (words := " ".join(str(params.get(key)) for key in _WARNING)):
+                self.broken_config = words
             case _:
                 await self._tell(method, params)
 

@@ -53,6 +53,7 @@ class Translation:
         self._diff = ""
         self._before: JsonObject | None = None
         self._total: JsonObject = {}
+        self._helpers: JsonObject = {}
         self._calls = 0
         self.changes: dict[str, list[JsonObject]] = {}
         """What each file change that was begun would do, by item: an approval is asked for without it."""
@@ -79,9 +80,14 @@ class Translation:
             case _:
                 yield from _noticed(method, params)
 
-    def remember(self, item: JsonObject) -> None:
-        """An item of a sub-agent, which is not told, but may be asked for."""
-        if item.get("type") == "fileChange":
+    def of_helper(self, method: str, params: JsonObject) -> None:
+        """What a sub-agent does is not told; but its changes may be asked for, and what it uses counts."""
+        if method == "thread/tokenUsage/updated":
+            last = as_object((as_object(params.get("tokenUsage")) or {}).get("last")) or {}
+            names = {*self._helpers, *last}
+            self._helpers = {name: _number(self._helpers, name) + _number(last, name) for name in names}
+        item = as_object(params.get("item")) or {}
+        if method == "item/started" and item.get("type") == "fileChange":
             self.changes[str(item.get("id"))] = self._changes(item)
 
     # ---- items
@@ -197,6 +203,11 @@ class Translation:
 
     # ---- usage
 
+    def used_before(self, usage: JsonObject) -> None:
+        """What Codex says that a thread had used when it was resumed."""
+        if not self._calls:
+            self._before = as_object(usage.get("total")) or {}
+
     def _used(self, usage: JsonObject) -> None:
         """Totals are those of the thread, over all its runs: what was there before the first call is taken off."""
         total, last = as_object(usage.get("total")) or {}, as_object(usage.get("last")) or {}
@@ -207,8 +218,11 @@ class Translation:
 
     @property
     def usage(self) -> Usage:
-        """What the run used so far."""
-        used = {name: _number(self._total, name) - _number(self._before or {}, name) for name in self._total}
+        """What the run used so far, with its sub-agents."""
+        used = {
+            name: _number(self._total, name) - _number(self._before or {}, name) + _number(self._helpers, name)
+            for name in self._total
+        }
         return Usage(
             input_tokens=used.get("inputTokens", 0),
             cached_input_tokens=used.get("cachedInputTokens", 0),

@@ -102,6 +102,8 @@ class Life:
         self._starting = asyncio.Lock()
         self._bound = spec.session_mode == "resume"
         self._steering: asyncio.Queue[Message] = asyncio.Queue(STEERING_LIMIT)
+        self._speaking = asyncio.Lock()
+        self._deaf = False
         limits = spec.limits
         self._requests = Requests(log, spec.on_approval, float(limits.get("input_timeout_s", INPUT_TIMEOUT_S)))
         self._clock = ActiveClock(limits.get("timeout_s"), history.worked_s if history else 0.0)
@@ -177,10 +179,14 @@ class Life:
             )
         if self.log.run.status is not Status.RUNNING:
             raise WrongState(f"the run is {self.log.run.status}; call get_run")
-        if self._steering.full():
-            raise LimitExceeded(f"{STEERING_LIMIT} messages are waiting already; let the agent read them first")
-        await self._sent(message)
-        self._steering.put_nowait(message)
+        self._backend.check(replace(self.spec, message=message), self.settings)
+        async with self._speaking:
+            if self._deaf:
+                raise WrongState("the run is just ending; call wait_runs, then continue_run to go on in its session")
+            if self._steering.full():
+                raise LimitExceeded(f"{STEERING_LIMIT} messages are waiting already; let the agent read them first")
+            await self._sent(message)
+            self._steering.put_nowait(message)
 
     # ---- what the backend may do: RunContext ----
 
@@ -234,6 +240,14 @@ class Life:
         """See `RunContext.steering`."""
         while True:
             yield await self._steering.get()
+            self._steering.task_done()
+
+    async def end_steering(self, over: Callable[[], bool]) -> bool:
+        """See `RunContext.end_steering`."""
+        async with self._speaking:
+            await self._steering.join()
+            self._deaf = over()
+            return self._deaf
 
     async def _start(self, update: Started) -> None:
         """Writes `run_started` before anything else, once, however many tasks of the agent begin at the same time."""

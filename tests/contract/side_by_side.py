@@ -78,10 +78,11 @@ async def told(kind: str, cwd: Path, env: Mapping[str, str]) -> list[str]:
         await subject.settled(run_id)
         await subject.call("continue_run", run_id=run_id, decision="approve")
         await subject.settled(run_id)
-        rows: list[str] = []
-        for event in await subject.events(run_id):
-            if (show := SHOWN.get(event["type"])) and (words := show(event["data"])) is not None:
-                rows.append(f"`{event['type']}` {words}".strip())
+        rows = [
+            f"`{event['type']}` {words}".strip()
+            for event in await subject.events(run_id)
+            if (show := SHOWN.get(event["type"])) and (words := show(event["data"])) is not None
+        ]
     return without_steps(rows)
 
 

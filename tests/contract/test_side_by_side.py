@@ -1,4 +1,4 @@
-"""The same task on every backend is told in the same words; what differs stands in `docs/backends.md`, and nothing else."""
+"""The same task on every backend is told in the same words; `docs/backends.md` has what differs, and all of it."""
 
 from __future__ import annotations
 

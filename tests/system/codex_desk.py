@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from orchestrator.model import JsonObject
 from tests.models import echo_server
@@ -56,6 +59,13 @@ def tree(cwd: Path) -> dict[str, bytes]:
 def repository(cwd: Path) -> None:
     """Makes the project a git repository."""
     subprocess.run(["git", "init", "-q"], cwd=cwd, check=True)
+
+
+def kill(codex: Desk) -> None:
+    """Kills all processes of the desk's runs; some end together with others."""
+    for process in codex.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 async def done(codex: Desk, *script: str, **more: Any) -> JsonObject:

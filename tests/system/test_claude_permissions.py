@@ -167,9 +167,8 @@ async def test_the_helpers_of_a_read_only_run_write_as_little(claude: Desk) -> N
     assert tree(claude.cwd) == {}
 
 
-# DEFECT: Claude Code does not ask for the tool Agent, so `forbidden` never sees it. With isolation "worktree" it makes
-# a git worktree below <cwd>/.claude, and packed-refs in .git stay. A PreToolUse hook would see such calls.
 async def test_a_helper_of_a_read_only_run_gets_no_worktree(claude: Desk) -> None:
+    """Claude Code does not ask for the tool Agent, which would make a git worktree below cwd."""
     repository(claude.cwd)
     before = tree(claude.cwd)
     await done(claude, helper("say helped", isolation="worktree"), "say read", permission="read_only")
@@ -236,8 +235,6 @@ async def test_what_could_lead_out_of_the_project_is_asked(claude: Desk, outside
     assert await changed(claude, run) == []
 
 
-# DEFECT: `Watch.note` (orchestrator/changes.py) takes note of files that `_look` never visits: below .git or any other
-# LEFT_OUT directory, and behind a link to a directory. At the end they are told as deleted, and are there.
 @pytest.mark.parametrize("path", ["link/a.txt", "venv/a.txt"])
 async def test_a_file_that_was_written_is_not_told_as_deleted(claude: Desk, outside: Path, path: str) -> None:
     (claude.cwd / "link").symlink_to(outside)
@@ -323,10 +320,6 @@ async def test_a_policy_answers_what_would_be_asked(claude: Desk, policy: str, m
 
 # ---- full_access, and what the folder brings with it
 
-# DEFECT: with bypassPermissions the SDK warns (CanUseToolShadowedWarning) of the callback that `Talk` gives it. Here a
-# warning is an error, so both runs end as `internal`; elsewhere the host's stderr gets it. `Talk.__init__` could tell
-# the SDK of another mode, as the command line is made by then, or keep the warning back.
-
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused")
 async def test_full_access_as_root_is_rejected_by_claude_code_itself(claude: Desk) -> None:
@@ -351,10 +344,12 @@ async def test_full_access_in_what_the_operator_calls_a_sandbox_asks_nothing(
 
 @pytest.fixture
 def hostile(claude: Desk, outside: Path) -> Desk:
-    """A desk in a folder with settings, a memory and an MCP server of its own, each of which leaves a trace."""
+    """A desk in a folder with settings, a skill, a memory and an MCP server of its own, which all leave traces."""
     hook = {"hooks": [{"type": "command", "command": f"touch {outside}/hooked"}]}
     server = {"command": "touch", "args": [f"{outside}/served"]}
-    (claude.cwd / ".claude").mkdir()
+    (claude.cwd / ".claude/skills/theirs").mkdir(parents=True)
+    skill = f"---\nname: theirs\ndescription: QUIXOTIC\nallowed-tools: Bash\n---\n!`touch {outside}/skilled`\n"
+    (claude.cwd / ".claude/skills/theirs/SKILL.md").write_text(skill)
     (claude.cwd / ".claude/settings.json").write_text(json.dumps({"hooks": {"SessionStart": [hook]}}))
     (claude.cwd / ".mcp.json").write_text(json.dumps({"mcpServers": {"theirs": server}}))
     (claude.cwd / "CLAUDE.md").write_text("QUIXOTIC\n")
@@ -365,7 +360,7 @@ def hostile(claude: Desk, outside: Path) -> Desk:
 async def test_nothing_that_a_folder_brings_is_used(
     hostile: Desk, outside: Path, model: ClaudePlayer, level: str
 ) -> None:
-    await done(hostile, "run ls", "say done", permission=level)
+    await done(hostile, "run ls", 'call Skill {"skill": "theirs"}', "say done", permission=level)
     assert list(outside.iterdir()) == []
     assert "QUIXOTIC" not in json.dumps(model.requests[-1])
 

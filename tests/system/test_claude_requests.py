@@ -233,10 +233,8 @@ async def test_after_its_plan_was_approved_a_run_has_its_permission_and_no_more(
     assert await texts(claude, run) == ["x.txt was not written: this run is read_only", "end"]
 
 
-# DEFECT: once a plan is approved the CLI asks for everything, until `Talk._mode_changed` was told so and has set the
-# mode of the run's permission: what the agent writes first may be asked, though a workspace_write run writes unasked.
-# The approval itself could set the mode (`updated_permissions` with setMode, for the session).
 async def test_what_a_plan_is_followed_by_at_once_is_not_asked(claude: Desk) -> None:
+    """By itself Claude Code asks for everything once a plan is approved."""
     write = json.dumps({"file_path": str(claude.cwd / "x.txt"), "content": "x"})
     run = await claude.finished(f"{HANDS_IN} // Write {write}", "say end", **PLANNED)
     run = await claude.answered(run["run_id"], decision="approve")
@@ -258,9 +256,6 @@ async def test_a_plan_that_is_denied_is_made_anew(claude: Desk) -> None:
     assert (claude.cwd / "x.txt").read_text() == "x\n"
 
 
-# DEFECT: in plan mode Claude Code asks for commands that write (the notes say that it denies them), and `forbidden`
-# (backends/claude_code/requests.py) rules out the file tools alone. So with on_approval allow, or by an approval that
-# does not say "before the plan", the agent writes before its plan is approved, against what `Options.plan` promises.
 async def test_no_command_writes_before_the_plan_is_approved(claude: Desk) -> None:
     run = await claude.finished("run touch early", f"run {ASKS}", HANDS_IN, "say end", on_approval="allow", **PLANNED)
     assert run["status"] == "completed", run

@@ -189,7 +189,6 @@ async def test_the_cost_of_a_cancelled_run_is_not_that_of_the_next(claude: Desk)
     assert third["result"]["usage"] == first["result"]["usage"]
 
 
-# DEFECT: `Drive._count` adds up `ResultMessage.usage`, which leaves out what sub-agents used; turns and cost have it.
 async def test_what_helpers_use_is_counted(claude: Desk) -> None:
     given = {"description": "h", "subagent_type": "general-purpose", "prompt": "usage 500 50\nsay helped"}
     script = ("usage 100 10", f"call Agent {json.dumps({**given, 'run_in_background': False})}", "say end")
@@ -225,10 +224,8 @@ async def test_a_run_ends_when_it_cost_what_it_may_and_the_next_one_counts_anew(
     assert again["result"]["usage"]["cost_usd"] < DEAR["limits"]["max_cost_usd"]
 
 
-# DEFECT: Claude Code tells of the cost while it already runs the tools of that answer, and `Drive._converse` looks at
-# the files before the process is ended: what is written in between is not told, or under a temporary name. Now and
-# then nothing is.
 async def test_what_was_written_while_a_run_ended_is_told(claude: Desk) -> None:
+    """Claude Code tells of the cost while it already runs the tools of that answer, and ends in the middle of them."""
     run = await claude.finished("usage 1000 10", "file 1 x", "usage 9000 10", "file 2 x", "say end", **DEAR)
     assert (run["status"], run["error"]["code"]) == ("failed", "budget_exceeded")
     events = await claude.events(run["run_id"], "file_changed")
@@ -267,8 +264,6 @@ async def test_an_added_system_prompt_reaches_the_model_also_on_resume(claude: D
     assert await texts(claude, third) == ["ZEPHYR is not there", "QUIXOTE is there"]
 
 
-# DEFECT: `_default_model` (backends/claude_code/drive.py) tells the default of the account, whatever ANTHROPIC_MODEL or
-# the user's settings say; the model that works stands in the `init` message.
 @pytest.mark.parametrize("wanted", [None, "claude-haiku-4-5"])
 async def test_the_model_that_works_is_told(claude: Desk, model: ClaudePlayer, wanted: str | None) -> None:
     run = await done(claude, "say x", backend_config={"model": wanted} if wanted else {})

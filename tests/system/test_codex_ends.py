@@ -17,7 +17,7 @@ from tests.conftest import wait_until
 from tests.models.codex_player import CodexPlayer
 from tests.models.player import agent_environment
 from tests.system.codex_desk import call as line_of
-from tests.system.codex_desk import calls, changed, commands, done, helper, patch, repository, texts, tree
+from tests.system.codex_desk import calls, changed, commands, done, helper, kill, patch, repository, texts, tree
 from tests.system.desk import Desk, desk
 
 pytestmark = [pytest.mark.system]
@@ -116,12 +116,9 @@ async def test_a_command_that_outlives_its_turn_is_ended_and_told(codex: Desk, l
     assert (run["result"]["final_response"], sleepers()) == ("end", [])
 
 
-# DEFECT: where a command of the sandbox is killed, Codex leaves the empty folders .agents, .aws, .codex and .git in the
-# project, by which its sandbox protects what is not there. Codex kills (SIGKILL) upon thread/backgroundTerminals/clean
-# and at its end. Those that were not there before, and are empty, could be removed (backends/codex/drive.py), or the
-# command's own processes be ended first, upon which the sandbox cleans up after itself.
-@pytest.mark.parametrize("how", ["cancelled", "outlived", "timed out"])
+@pytest.mark.parametrize("how", ["cancelled", "outlived", "timed out", "killed"])
 async def test_nothing_of_the_sandbox_is_left_in_the_project(codex: Desk, how: str) -> None:
+    """Of a command that is killed Codex leaves the empty folders by which its sandbox protects what is not there."""
     if how == "outlived":
         await done(codex, f"run+ sleep {SECONDS}", "say end")
     elif how == "timed out":
@@ -129,7 +126,11 @@ async def test_nothing_of_the_sandbox_is_left_in_the_project(codex: Desk, how: s
     else:
         run_id = await codex.spawn(f"run sleep {SECONDS}")
         await wait_until(lambda: bool(sleepers()), "the command sleeps", 20)
-        await codex.call("cancel_run", run_id=run_id)
+        if how == "killed":
+            kill(codex)
+            await codex.settled(run_id)
+        else:
+            await codex.call("cancel_run", run_id=run_id)
     assert [path.name for path in codex.cwd.iterdir()] == [".orchestrator"]
 
 
@@ -139,6 +140,25 @@ async def test_a_cancelled_run_leaves_no_process_of_its_helpers(codex: Desk) -> 
     await codex.call("cancel_run", run_id=run_id)
     assert sleepers() == []
     assert codex.processes() == []
+
+
+async def test_a_helper_that_outlives_its_run_is_ended(codex: Desk) -> None:
+    """Codex itself does not wait for what a sub-agent does, nor does the run."""
+    line = "run timeout 20 sh -c 'until test -e begun; do sleep 0.05; done'"
+    run = await done(codex, helper(f"run touch begun; sleep {SECONDS}"), line, "say end")
+    assert run["result"]["final_response"] == "end"
+    assert (sleepers(), codex.processes()) == ([], [])
+
+
+async def test_what_a_helper_asks_is_taken_back_when_the_run_is_over(codex: Desk) -> None:
+    waits = "run timeout 20 sh -c 'until test -e go; do sleep 0.05; done'"
+    run = await codex.finished(helper("approve touch /never"), waits, "say end")
+    assert [request["detail"]["command"] for request in run["pending"]] == ["touch /never"]
+    (codex.cwd / "go").touch()
+    await codex.seen(run["run_id"], "run_completed")
+    run = await codex.call("get_run", run_id=run["run_id"])
+    assert (run["result"]["final_response"], run.get("pending")) == ("end", None)
+    assert not Path("/never").exists()
 
 
 async def test_runs_are_cancelled_at_any_moment(codex: Desk) -> None:
@@ -175,6 +195,7 @@ async def test_an_engine_that_closes_leaves_no_process(model: CodexPlayer, cwd: 
         before = time.monotonic()
     assert time.monotonic() - before < 5
     assert sleepers() == []
+    assert [path.name for path in cwd.iterdir()] == [".orchestrator"]
     async with desk("codex", cwd, env) as codex:
         for run_id in ids:
             run = await codex.call("get_run", run_id=run_id)
@@ -223,11 +244,8 @@ async def test_eight_runs_work_at_once_in_projects_of_their_own(codex: Desk) -> 
     await eight(codex, folders)
 
 
-# DEFECT: Codex's sandbox makes .agents, .aws, .codex and .git for each command where they are not, and takes them away
-# after it; another one's command then fails ("bwrap: Can't mount tmpfs on ..."), and a patch becomes an approval
-# ("command failed; retry without sandbox?"). Where the folders are there beforehand all goes well: a run could make them
-# and the last one of the project remove them, which would also leave none behind (see above).
 async def test_eight_runs_work_at_once_in_one_project(codex: Desk) -> None:
+    """Codex's sandbox makes such folders for a command and takes them away after it, also from under another's."""
     for number in range(3):
         folder = codex.cwd / str(number)
         folder.mkdir()

@@ -13,14 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from backends.codex.backend import find_cli
+from orchestrator.config import Settings
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 from tests.models.codex_player import CodexPlayer
 from tests.models.player import agent_environment
-from tests.system.codex_desk import commands, configured, details, done, texts, tree
+from tests.system.codex_desk import commands, configured, details, done, kill, texts, tree
 from tests.system.desk import Desk, desk
 
 pytestmark = [pytest.mark.system]
+
+NOBODY = {"HTTPS_PROXY": "http://127.0.0.1:9"}
+"""An environment from which only this machine is reached."""
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +37,8 @@ def model() -> Iterator[CodexPlayer]:
 
 @pytest.fixture
 async def codex(model: CodexPlayer, cwd: Path, tmp_path: Path) -> AsyncGenerator[Desk]:
-    """A desk at which Codex works."""
-    async with desk("codex", cwd, agent_environment(model, tmp_path)) as place:
+    """A desk at which Codex works, and from which it reaches nobody else."""
+    async with desk("codex", cwd, {**agent_environment(model, tmp_path), **NOBODY}) as place:
         yield place
 
 
@@ -109,7 +114,7 @@ async def test_a_key_that_the_environment_does_not_have_is_a_login(
 async def test_who_never_logged_in_is_asked_to_before_anything_is_sent(
     cwd: Path, tmp_path: Path, model: CodexPlayer
 ) -> None:
-    env = agent_environment(model, tmp_path)
+    env = {**agent_environment(model, tmp_path), **NOBODY}
     (Path(env["CODEX_HOME"]) / "config.toml").unlink()
     async with desk("codex", cwd, env) as codex:
         run = await codex.finished("say never")
@@ -250,8 +255,7 @@ async def test_a_codex_that_is_killed_ends_its_run(codex: Desk) -> None:
 
 async def test_a_codex_that_is_killed_while_it_asks_takes_its_request_along(codex: Desk) -> None:
     run = await codex.finished("approve touch /work/never", "say on")
-    for process in codex.processes():
-        process.kill()
+    kill(codex)
     await codex.seen(run["run_id"], "run_failed")
     ended = await codex.call("get_run", run_id=run["run_id"])
     assert (ended["status"], ended["error"]["code"]) == ("failed", "agent_exited")
@@ -303,14 +307,19 @@ async def test_another_program_than_codex_is_told_by_what_it_says(
     assert codex.processes() == []
 
 
+async def test_the_codex_that_the_users_settings_name_is_used(codex: Desk, home: Home, tmp_path: Path) -> None:
+    real, used = find_cli(Settings(), codex.env).path, tmp_path / "used"
+    fake_cli(home, tmp_path, f'#!/bin/sh\ntouch {used}\nexec {real} "$@"\n')
+    assert (await done(codex, "run echo hi", "say end"))["result"]["final_response"] == "end"
+    assert used.exists()
+
+
 # ---- the home
 
 
-# DEFECT: Codex takes its defaults for a configuration that it cannot read, and says so in a configWarning before it is
-# asked for its account. Without a login of OpenAI's the run then waits for one, and nobody hears of the file:
-# backends/codex/drive.py, `_talk`.
 @pytest.mark.parametrize("logged_in", [True, False])
 async def test_a_configuration_of_the_user_that_is_broken_is_told(codex: Desk, logged_in: bool) -> None:
+    """Codex itself takes its defaults then, by which it may be logged in or not."""
     own = Path(codex.env["CODEX_HOME"])
     (own / "config.toml").write_text("model = [")
     if logged_in:

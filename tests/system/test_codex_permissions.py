@@ -184,9 +184,8 @@ async def test_what_could_lead_out_of_the_project_is_asked(codex: Desk, outside:
     assert list(outside.iterdir()) == []
 
 
-# DEFECT: what a sub-agent would change is not shown: its item is passed over with its thread (backends/codex/turns.py,
-# `_take`), so the request says "Codex asks to write None" with no changes, and an approval writes the file.
 async def test_what_a_helper_would_write_elsewhere_is_shown_before_it_is_approved(codex: Desk, outside: Path) -> None:
+    """Codex asks without the changes, which its items had told."""
     waits = "run timeout 20 sh -c 'until test -e stop; do sleep 0.05; done'"
     run = await codex.finished(helper(f"file {outside}/a hello"), waits, "say end")
     (request,) = run["pending"]
@@ -326,12 +325,9 @@ async def test_an_approved_command_gets_no_credentials_either(codex: Desk) -> No
     assert not any(value in said for name, value in SECRETS.items() if name != "PLAIN")
 
 
-# DEFECT: Codex takes a thread that may write for the user's word that the project is trusted: in a git repository, or
-# where there is a .codex, thread/start writes `[projects."<cwd>"] trust_level = "trusted"` into the user's config.toml,
-# for good. It does not if the command line has -c projects={"<cwd>"={trust_level="untrusted"}} (`flags` in
-# backends/codex/options.py); as an inline table, for Codex takes quotes in a dotted key as part of the name.
 @pytest.mark.parametrize("folder", ["plain", "git", "codex"])
 async def test_the_users_own_files_are_left_as_they_are(codex: Desk, folder: str) -> None:
+    """Codex takes a thread that may write for the user's word that a repository is trusted, and would write it down."""
     if folder == "git":
         repository(codex.cwd)
     elif folder == "codex":
@@ -366,10 +362,9 @@ async def test_a_users_wide_configuration_widens_no_run(codex: Desk, outside: Pa
     assert list(outside.iterdir()) == []
 
 
-# DEFECT: the same trust makes Codex read the folder's own .codex/config.toml at once, and start its MCP servers outside
-# of the sandbox: whoever can put a file into a repository runs a program as the user, in a run that asked nobody.
 @pytest.mark.parametrize("level", ["read_only", "workspace_write", "full_access"])
 async def test_nothing_that_a_folder_brings_is_run(codex: Desk, outside: Path, level: str) -> None:
+    """By the same trust Codex would start the MCP servers of the folder's own configuration, outside of the sandbox."""
     (codex.cwd / ".codex").mkdir()
     server = f'[mcp_servers.theirs]\ncommand = "touch"\nargs = ["{outside}/served"]\n'
     wide = f'sandbox_mode = "danger-full-access"\nnotify = ["touch", "{outside}/notified"]\n'
@@ -379,16 +374,17 @@ async def test_nothing_that_a_folder_brings_is_run(codex: Desk, outside: Path, l
     assert [path.name for path in outside.iterdir()] == (["a"] if level == "full_access" else [])
 
 
-# DEFECT: whether Codex is logged in is asked before the thread has the caller's configuration, so the provider in
-# backend_config.config does not count, and a run that needs no login of OpenAI's waits for one: `Drive._talk`.
-async def test_a_home_of_our_own_leaves_the_users_alone(codex: Desk, model: CodexPlayer) -> None:
-    own = Path(codex.env["CODEX_HOME"])
-    (own / "config.toml").write_text('model_provider = "nowhere"\n')
-    before = tree(own)
-    player = {"name": "player", "base_url": f"{model.url}/v1", "wire_api": "responses", "env_key": "PLAYER_KEY"}
-    config: JsonObject = {"model_provider": "player", "model": "gpt-5.5", "model_providers": {"player": player}}
-    more: JsonObject = {"backend_config": {"isolated_home": True, "config": config}}
-    run = await done(codex, "run echo hi", "say isolated", **more)
-    again = await done(codex, "remember", session_mode="resume", session_id=run["session_id"], **more)
-    assert again["result"]["final_response"] == "1 earlier prompts"
-    assert tree(own) == before
+@pytest.mark.parametrize(
+    ("decision", "status"), [("allow", "rejected"), ("prompt", "completed"), ("forbidden", "completed")]
+)
+async def test_a_users_rule_that_opens_the_sandbox_is_no_way_out_of_read_only(
+    codex: Desk, outside: Path, decision: str, status: str
+) -> None:
+    rules = Path(codex.env["CODEX_HOME"]) / "rules"
+    rules.mkdir()
+    (rules / "default.rules").write_text(f'prefix_rule(pattern=["touch"], decision="{decision}")\n')
+    run = await codex.finished(f"run touch {outside}/a", "say end", permission="read_only", on_approval="allow")
+    assert run["status"] == status
+    assert list(outside.iterdir()) == []
+    if status == "rejected":
+        assert "default.rules" in run["error"]["message"]

@@ -18,7 +18,7 @@ from orchestrator.line_process import line_process
 from orchestrator.model import JsonObject, new_id
 from tests.models.codex_player import CodexPlayer
 from tests.models.player import agent_environment
-from tests.system.codex_desk import done, escalated, texts
+from tests.system.codex_desk import done, escalated, kill, texts
 from tests.system.desk import Desk, desk
 from tests.unit.line_agents import Context
 
@@ -98,8 +98,7 @@ async def test_a_run_that_was_cancelled_is_gone_on_with(codex: Desk) -> None:
 async def test_a_run_that_died_with_its_process_is_gone_on_with(codex: Desk) -> None:
     run_id = await codex.spawn("run sleep 60", "say never")
     await codex.seen(run_id, "command_started")
-    for process in codex.processes():
-        process.kill()
+    kill(codex)
     run = await codex.settled(run_id)
     assert run["error"]["code"] == "agent_exited"
     again = await done(codex, "remember", **in_session(run))
@@ -171,7 +170,6 @@ async def test_a_thread_that_another_codex_keeps_is_a_conflict(codex: Desk, monk
     assert await texts(codex, await done(codex, "remember", **in_session(first))) == ["1 earlier prompts"]
 
 
-# DEFECT: of a fork Codex says "missing source rollout", which is not in `_LOST` of backends/codex/ends.py.
 @pytest.mark.parametrize("mode", ["resume", "fork"])
 async def test_a_session_that_codex_lost_is_told_and_cannot_be_resumed(codex: Desk, mode: str) -> None:
     first = await done(codex, "say one")
@@ -254,10 +252,8 @@ async def test_usage_is_each_runs_own(codex: Desk) -> None:
     ]
 
 
-# DEFECT: where the first answer of a run that goes on with a session breaks off, Codex tells of the thread's usage as
-# it was, with the last call of the run before; that is taken for a call of this run (`_used` in updates.py). What Codex
-# tells of the earlier run when the thread is resumed, which turns.py passes over, has the true baseline.
 async def test_usage_is_the_runs_own_where_its_first_answer_breaks_off(codex: Desk) -> None:
+    """Codex tells of the thread's usage then as it was, with the last call of the run before."""
     first = await done(codex, "usage 100 10", "say one")
     second = await done(codex, "usage 7 3", "say a", "say b", "breaks 1", "say two", **in_session(first))
     usage = second["result"]["usage"]

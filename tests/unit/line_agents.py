@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -42,6 +42,10 @@ class Context:
     async def ask(self, request: InputRequest) -> Answer:
         """Nothing asks here."""
         raise NotImplementedError(request)
+
+    async def end_steering(self, over: Callable[[], bool]) -> bool:
+        """Not called by a process."""
+        return over()
 
     def steering(self) -> AsyncIterator[Message]:
         """Nobody steers here."""

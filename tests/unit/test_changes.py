@@ -333,7 +333,10 @@ def test_what_is_deleted_before_its_content_was_read_is_told_without(
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("/w/p/a", "a"), ("/w/p/s/a", "s/a"), ("/w/p", "."), ("/w/pp/a", "/w/pp/a"), ("/etc/a", "/etc/a")],
+    [
+        *(("/w/p/a", "a"), ("/w/p/s/a", "s/a"), ("/w/p", "."), ("/w/pp/a", "/w/pp/a"), ("/etc/a", "/etc/a")),
+        *(("a", "a"), ("./s//../a", "a"), ("../a", "/w/a"), ("/w/p/../p/a", "a"), ("..", "/w"), ("../p", ".")),
+    ],
 )
 def test_a_path_is_shown_from_where_the_agent_works(path: str, name: str) -> None:
     assert shown(Path(path), Path("/w/p")) == name

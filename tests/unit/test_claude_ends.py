@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claude_agent_sdk import AssistantMessage, ResultMessage
+from claude_agent_sdk import AssistantMessage, ClaudeSDKError, ProcessError, ResultMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.claude_code.ends import exit_of, outcome_of
-from backends.claude_code.sessions import spent_until_now, transcript_of
+from backends.claude_code.sessions import Spent, spent_until_now, transcript_of
+from backends.claude_code.transport import ProcessTransport
 from orchestrator.model import Completed, Failed, JsonObject, Outcome, Rejected, Usage
 from tests.unit.claude_messages import parsed, played, recordings
+from tests.unit.line_agents import place_at
 
 USAGE = Usage(input_tokens=1, output_tokens=2)
 LATER = "wait, then call continue_run with text to go on in the same session"
@@ -221,6 +223,34 @@ def test_of_a_long_stderr_the_end_is_told() -> None:
     assert len(outcome.message) < 2100
 
 
+async def heard(cwd: Path, script: str) -> list[JsonObject]:
+    """The messages of a process, with the error that ended them as the last one."""
+    messages: list[JsonObject] = []
+    async with place_at(cwd) as place, place.python(script) as process:
+        try:
+            async for message in ProcessTransport(process).read_messages():
+                messages.append(message)  # noqa: PERF401  what came before the error counts
+        except ClaudeSDKError as error:
+            messages.append({"error": type(error), "code": getattr(error, "exit_code", None)})
+    return messages
+
+
+@pytest.mark.parametrize("code", [0, 3])
+async def test_the_end_of_a_process_is_an_error_with_its_code(cwd: Path, code: int) -> None:
+    script = f"print('[debug] no message'); print('{{\"a\": 1}}'); sys.exit({code})"
+    assert await heard(cwd, script) == [{"a": 1}, {"error": ProcessError, "code": code}]
+
+
+async def test_a_line_that_the_end_tore_off_is_no_message(cwd: Path) -> None:
+    script = "print('{\"a\": 1}'); print('{\"b\":', end='', flush=True); os.kill(os.getpid(), 9)"
+    assert await heard(cwd, script) == [{"a": 1}, {"error": ProcessError, "code": -9}]
+
+
+async def test_a_line_that_makes_no_sense_is_an_error_of_the_sdk(cwd: Path) -> None:
+    *_, last = await heard(cwd, "print('{broken}', flush=True); sys.stdin.read()")
+    assert issubclass(last["error"], ClaudeSDKError)
+
+
 # ---- what a session has cost
 
 
@@ -266,6 +296,30 @@ def test_the_last_cost_counts(kept: Kept) -> None:
     assert kept.cost(state(0.25)) == 0.25
     assert kept.cost(state(0.25), MESSAGE, state(0.5), MESSAGE) == 0.5
     assert kept.cost(state(3)) == 3.0
+
+
+def test_what_a_session_used_is_counted_over_all_its_models(kept: Kept) -> None:
+    used = {"inputTokens": 3, "cacheReadInputTokens": 5, "cacheCreationInputTokens": 7, "outputTokens": 11}
+    models = {"large": used, "small": {"inputTokens": 100, "outputTokens": "many"}, "odd": None}
+    line = {"type": "cost-state", "totalCostUSD": 0.5, "modelUsage": models}
+    kept.cost(json.dumps(line, separators=(",", ":")))
+    expected = Spent(cost_usd=0.5, input_tokens=115, cached_input_tokens=5, output_tokens=11)
+    assert spent_until_now("the-session", kept.env) == expected
+
+
+def test_a_recorded_result_counts_its_sub_agent_too() -> None:
+    (raw,) = (message for message in recordings()["subagent"] if message["type"] == "result")
+    assert raw["usage"]["output_tokens"] == 2
+    assert Spent.of(raw["total_cost_usd"], raw["modelUsage"]) == Spent(
+        cost_usd=raw["total_cost_usd"],
+        input_tokens=raw["modelUsage"]["claude-sonnet-4-5"]["inputTokens"],
+        output_tokens=5,
+    )
+
+
+@pytest.mark.parametrize("usage", [None, [], {"m": []}, {"m": {"inputTokens": True}}, "x"])
+def test_a_usage_that_is_none_counts_as_nothing(usage: Any) -> None:
+    assert Spent.of(None, usage) == Spent()
 
 
 def test_the_last_line_may_have_no_end(kept: Kept) -> None:

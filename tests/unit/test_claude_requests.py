@@ -12,6 +12,7 @@ from claude_agent_sdk.types import PermissionRuleValue
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.claude_code.options import MODES
 from backends.claude_code.requests import (
     FOR_SESSION,
     PLAN,
@@ -19,10 +20,13 @@ from backends.claude_code.requests import (
     Wish,
     answers_to,
     forbidden,
+    in_its_mode,
     lasting,
     request_of,
     verdict_of,
+    writes,
     written_file,
+    written_outside,
 )
 from orchestrator.model import PERMISSIONS, Answer, InputRequest, JsonObject, Message, Permission
 
@@ -79,11 +83,54 @@ def test_the_caller_decides_on_what_reads_and_on_its_own_servers(tool: str, leve
     assert forbidden(tool, level, planning=True) is None
 
 
-@pytest.mark.parametrize("tool", ["Write", "Edit", "MultiEdit", "NotebookEdit"])
+@pytest.mark.parametrize("tool", ["Write", "Edit", "MultiEdit", "NotebookEdit", "Bash", "Monitor", "Workflow"])
 def test_nothing_is_written_before_the_plan_is_approved(tool: str) -> None:
     assert forbidden(tool, "workspace_write", planning=True) == "the plan is not approved yet"
     assert forbidden(tool, "full_access", planning=True) == "the plan is not approved yet"
     assert forbidden(tool, "read_only", planning=True) == "this run is read_only"
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "expected"),
+    [
+        ("Write", {}, True),
+        ("NotebookEdit", {}, True),
+        ("Agent", {"prompt": "look", "isolation": "worktree"}, True),
+        ("Task", {"isolation": "worktree"}, True),
+        ("Agent", {"prompt": "look"}, False),
+        ("Agent", {"isolation": None}, False),
+        ("Read", {"file_path": "a"}, False),
+        ("mcp__s__t", {"isolation": "x"}, False),
+    ],
+)
+def test_what_writes_is_known_where_nobody_is_asked(tool: str, given: JsonObject, expected: bool) -> None:
+    assert writes(tool, given) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a", False), ("sub/../a", False), ("inside/a", False), ("new/folder/a", False),
+        ("../a", True), ("/etc/a", True), ("out/a", True), ("out", True), ("sub/../../a", True), ("out/../a", True),
+        ("nowhere", True), (5, False), (None, False),
+    ],
+)  # fmt: skip
+def test_a_file_elsewhere_is_known_by_where_it_really_is(cwd: Path, path: Any, expected: bool) -> None:
+    (cwd.parent / "elsewhere").mkdir()
+    (cwd / "sub").mkdir()
+    (cwd / "inside").symlink_to("sub")
+    (cwd / "out").symlink_to(cwd.parent / "elsewhere")
+    (cwd / "nowhere").symlink_to("../nothing")
+    for tool, key in (("Write", "file_path"), ("Edit", "file_path"), ("NotebookEdit", "notebook_path")):
+        assert written_outside(tool, {key: path}, cwd) is expected
+    assert written_outside("Read", {"file_path": path}, cwd) is False
+
+
+# DEFECT: `resolve` raises ValueError, and before 3.13 RuntimeError; a hook that fails forbids nothing by default.
+@pytest.mark.parametrize("path", ["a\0b", "loop/a"])
+def test_a_path_that_leads_nowhere_raises_nothing(cwd: Path, path: str) -> None:
+    (cwd / "loop").symlink_to("loop")
+    assert isinstance(written_outside("Write", {"file_path": path}, cwd), bool)
 
 
 # ---- approvals
@@ -237,6 +284,20 @@ def test_only_an_explicit_approval_is_one(tool: str, answer: Answer, message: st
     assert verdict == PermissionResultDeny(message=message)
     assert isinstance(verdict, PermissionResultDeny)
     assert not verdict.interrupt, "the agent goes on without"
+
+
+@pytest.mark.parametrize(("level", "mode"), list(MODES.items()))
+def test_with_its_plan_a_run_gets_the_mode_of_its_permission(level: Permission, mode: str) -> None:
+    plan, answer = wish(PLAN, {"plan": "x"}), Answer(decision="approve")
+    verdict = in_its_mode(plan, verdict_of(plan, answer), level)
+    assert isinstance(verdict, PermissionResultAllow)
+    assert verdict.updated_input == {"plan": "x"}
+    updates = [update.to_dict() for update in verdict.updated_permissions or ()]
+    assert updates == [{"type": "setMode", "mode": mode, "destination": "session"}]
+    denied = PermissionResultDeny(message="no")
+    assert in_its_mode(plan, denied, level) == denied
+    other = wish("Bash", {"command": "x"})
+    assert in_its_mode(other, verdict_of(other, answer), level) == verdict_of(other, answer)
 
 
 # ---- questions

@@ -165,6 +165,17 @@ def test_a_sub_agents_command_in_the_background_ends_when_it_is_stopped() -> Non
     assert last["status"] == "interrupted"
 
 
+# DEFECT: `task_started` says `is_backgrounded: false`, and only `task_updated` (by its task_id) says that this changed:
+# the command is told as completed with exit code 0 while it runs, with what the CLI says to the model as its output.
+def test_a_sub_agents_command_that_is_moved_to_the_background_goes_on() -> None:
+    command = "python3 -c \"import time; time.sleep({}); print('{}')\"".format
+    updates = played("subagent_slow_timeout")[1]
+    assert payloads(updates, "command_finished") == [
+        ended(command(12, "slow"), None, 0, "completed", stored=_TASK_OUTPUT.replace("task-1", "task-3")),
+        ended(command(8, "x"), "x", 0, "completed"),
+    ]
+
+
 def test_a_tool_of_an_mcp_server_is_told_with_its_server() -> None:
     updates = played("mcp")[1]
     assert payloads(updates, "tool_started") == [

@@ -219,10 +219,8 @@ async def test_all_that_is_asked_when_it_ends_is_told_so() -> None:
         assert link.process.exit_code == 3
 
 
-# DEFECT: a process that is killed while it writes a line leaves half of it. That is told as a line that is no JSON, so
-# that the run ends as agent_protocol instead of agent_exited: `_parsed` in backends/codex/client.py, which could see
-# that the last line has no end.
 async def test_half_a_line_at_the_end_is_the_end() -> None:
+    """A process that is killed while it writes leaves half a line."""
     scene = """
     get()
     put(method="told", params={})
@@ -245,8 +243,6 @@ async def test_a_process_that_ends_without_a_word_leaves_nobody_waiting() -> Non
         assert link.process.exit_code == 0
 
 
-# DEFECT: what is asked once the output has ended waits for ANSWER_S (60 s) and is told that Codex "does not answer";
-# only those who waited at the end are told by `messages` that it is gone (backends/codex/client.py, `request`).
 async def test_what_is_asked_after_the_end_is_told_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "ANSWER_S", 1.0)
     async with playing("sys.exit()") as link:
@@ -322,8 +318,6 @@ async def test_a_line_that_is_no_message_ends_the_conversation(line: str) -> Non
      '{"id": {}, "result": {}}', '{"id": [1], "error": {}}'],
 )  # fmt: skip
 async def test_an_object_that_is_neither_request_nor_answer_is_passed_over(message: str) -> None:
-    # DEFECT: the last two raise TypeError (an id that cannot be hashed), which would end the run as `internal`:
-    # backends/codex/client.py, `messages`: self._waiting.pop(message.get("id", 0), None)
     scene = (
         f"asked = get(); raw('{message}\\n'); put(method='told', params=[1]); put(id=asked['id'], result={{'n': 1}})"
     )

@@ -60,8 +60,6 @@ def test_other_items_are_passed_over(kind: Any) -> None:
     assert told_of(begun(kind, text="x"), ended(kind, text="x", status="failed")) == []
 
 
-# DEFECT: an item whose `type` is an array or an object raises TypeError (`kind in _TOOLS` cannot hash it), which would
-# end the run as `internal`: backends/codex/updates.py, `_begun` and `_ended`.
 @pytest.mark.parametrize("kind", [[], {}])
 def test_items_whose_kind_is_no_word_are_passed_over(kind: Any) -> None:
     assert told_of(begun(kind), ended(kind)) == []

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from backends.codex.options import (
     Options,
     codex_home,
+    config_flags,
     flags,
+    loosening_rules,
+    projects_of,
+    provider_lines,
     read_options,
-    strict_flags,
     thread_fields,
     toml,
     user_config,
@@ -38,7 +41,7 @@ def spec(**more: Any) -> RunSpec:
 
 def config_of(options: Options, **more: Any) -> JsonObject:
     """The configuration of a run's thread."""
-    return thread_fields(spec(**more), options)["config"]
+    return thread_fields(spec(**more), options, {})["config"]
 
 
 # ---- the caller's configuration
@@ -164,8 +167,11 @@ QUIET = {
 }
 
 
+ALWAYS: JsonObject = {"tools.update_plan.enabled": True, "projects": {}}
+
+
 def test_codex_calls_nobody_and_gives_up_in_time() -> None:
-    assert pairs(flags(Options(), {})) == {**QUIET, "tools.update_plan.enabled": True}
+    assert pairs(flags(Options(), {}, [])) == {**QUIET, **ALWAYS}
 
 
 @pytest.mark.parametrize(
@@ -178,24 +184,83 @@ def test_codex_calls_nobody_and_gives_up_in_time() -> None:
     ],
 )
 def test_what_the_user_says_of_it_stays_theirs(user: JsonObject, theirs: str) -> None:
-    assert pairs(flags(Options(), user)).keys() == QUIET.keys() - {theirs} | {"tools.update_plan.enabled"}
+    assert pairs(flags(Options(), user, [])).keys() == QUIET.keys() - {theirs} | ALWAYS.keys()
 
 
 def test_an_odd_configuration_of_the_user_changes_nothing() -> None:
-    assert pairs(flags(Options(), {"features": 3, "mcp_servers": []})) == {**QUIET, "tools.update_plan.enabled": True}
+    assert pairs(flags(Options(), {"features": 3, "mcp_servers": []}, [])) == {**QUIET, **ALWAYS}
 
 
 def test_the_users_own_mcp_servers_are_switched_off_unless_they_are_wanted() -> None:
-    user: JsonObject = {"mcp_servers": {"files": SERVER, "my server": SERVER}}
-    off = {'mcp_servers."files".enabled': False, 'mcp_servers."my server".enabled': False}
-    assert off.items() <= pairs(flags(Options(), user)).items()
-    assert not off.keys() & pairs(flags(Options(own_mcp_servers=True), user)).keys()
+    user: JsonObject = {"mcp_servers": {"files": SERVER, "my.own server": SERVER}}
+    off = {"files": {"enabled": False}, "my.own server": {"enabled": False}}
+    theirs = {"files": {"enabled": True, **SERVER}}
+    assert thread_fields(spec(), Options(), user)["config"]["mcp_servers"] == off
+    assert thread_fields(spec(), Options(mcp_servers={"files": SERVER}), user)["config"]["mcp_servers"] == off | theirs
+    assert "mcp_servers" not in thread_fields(spec(), Options(own_mcp_servers=True), user)["config"]
 
 
-def test_the_callers_keys_are_checked_as_codex_would_read_them() -> None:
+def test_no_folder_is_trusted_for_the_runs_sake() -> None:
+    folders = [Path("/work/a.b"), Path('/work/"c"')]
+    untrusted = {str(folder): {"trust_level": "untrusted"} for folder in folders}
+    assert (
+        pairs(flags(Options(), {"projects": {"/work/a.b": {"trust_level": "trusted"}}}, folders))["projects"]
+        == untrusted
+    )
+
+
+def test_a_project_is_its_folder_its_repository_and_that_of_its_worktree(tmp_path: Path) -> None:
+    plain, main, tree = tmp_path / "plain/sub", tmp_path / "main", tmp_path / "tree"
+    for folder in (plain, main / ".git/worktrees/tree", main / "sub", tree / "sub"):
+        folder.mkdir(parents=True)
+    (tree / ".git").write_text(f"gitdir: {main}/.git/worktrees/tree\n")
+    assert projects_of(plain) == [plain]
+    assert projects_of(main) == [main]
+    assert projects_of(main / "sub") == [main / "sub", main]
+    assert projects_of(tree / "sub") == [tree / "sub", tree, main]
+    (tree / ".git").write_text("nonsense")
+    assert projects_of(tree / "sub")[:2] == [tree / "sub", tree]
+
+
+def test_the_callers_keys_come_last_and_as_codex_would_read_them() -> None:
     config: JsonObject = {"model_reasoning_summary": "concise", "tools": {"web_search": False}, "a.b": [1, "x"]}
-    assert pairs(strict_flags(Options(config=config))) == config
-    assert strict_flags(Options()) == []
+    assert pairs(config_flags(Options(config=config))) == config
+    assert config_flags(Options()) == []
+    whole = flags(Options(config=config), {}, [])
+    assert whole[-6:] == config_flags(Options(config=config))
+
+
+def test_only_the_users_providers_are_lent_to_the_check_of_the_callers_keys() -> None:
+    providers = {"x y": {"name": "x", "base_url": "https://x"}}
+    user: JsonObject = {
+        "model": "m",
+        "model_provider": "x y",
+        "model_providers": providers,
+        "mcp_servers": {"s": SERVER},
+    }
+    assert tomllib.loads(provider_lines(user)) == {"model_provider": "x y", "model_providers": providers}
+    assert provider_lines({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("rules", "loose"),
+    [
+        ('prefix_rule(pattern=["git"], decision="allow")', True),
+        ('prefix_rule(pattern=["git"])', True),
+        ('prefix_rule(pattern=["git"], decision="prompt")\nprefix_rule(pattern=["ls"], decision="allow")', True),
+        ('prefix_rule(pattern=["git"], decision="allow")  # not decision="prompt"', True),
+        ('prefix_rule(pattern=["git"], decision="prompt")', False),
+        ("prefix_rule(pattern=['git'],\n    decision='forbidden')\n", False),
+        ('# prefix_rule(pattern=["git"], decision="allow")\n', False),
+        ("", False),
+    ],
+)
+def test_rules_of_the_user_that_open_the_sandbox_are_found(tmp_path: Path, rules: str, loose: bool) -> None:
+    assert loosening_rules(tmp_path) is None
+    (tmp_path / "rules").mkdir()
+    path = tmp_path / "rules/default.rules"
+    path.write_text(rules)
+    assert loosening_rules(tmp_path) == (path if loose else None)
 
 
 words = st.text(st.characters(max_codepoint=0xFFFF, exclude_characters="\x7f", exclude_categories=["Cs"]))
@@ -247,12 +312,14 @@ def test_the_users_configuration_is_read_where_codex_has_it(tmp_path: Path) -> N
      (None, "workspace-write")],
 )  # fmt: skip
 def test_each_permission_is_a_sandbox_in_which_codex_asks(permission: Permission | None, sandbox: str) -> None:
-    assert thread_fields(spec(permission=permission), Options()) == {
+    assert thread_fields(spec(permission=permission), Options(), {}) == {
         "cwd": "/work/project",
         "approvalPolicy": "on-request",
         "sandbox": sandbox,
         "config": {
             "shell_environment_policy.ignore_default_excludes": False,
+            "shell_environment_policy.set.ORCHESTRATOR_RUN_ID": "run_1",
+            "sandbox_workspace_write.writable_roots": [],
             "sandbox_workspace_write.exclude_slash_tmp": True,
             "sandbox_workspace_write.network_access": False,
         },
@@ -266,23 +333,15 @@ def test_what_the_caller_configured_is_in_the_thread() -> None:
             "model": "gpt-5.5",
             "effort": "high",
             "network": True,
-            "config": {"model_reasoning_summary": "none"},
             "mcp_servers": {"s": {"type": "stdio", **SERVER}, "r": remote},
         }
     )
-    assert thread_fields(spec(), options)["model"] == "gpt-5.5"
+    assert thread_fields(spec(), options, {})["model"] == "gpt-5.5"
     config = config_of(options)
-    assert (config["model_reasoning_effort"], config["model_reasoning_summary"]) == ("high", "none")
+    assert config["model_reasoning_effort"] == "high"
     assert config["sandbox_workspace_write.network_access"] is True
-    http = {"url": "https://x", "http_headers": {"authorization": "b"}, "startup_timeout_sec": 3}
-    assert config["mcp_servers"] == {"s": SERVER, "r": http}
-
-
-def test_the_callers_configuration_wins_over_nothing_that_keeps_the_sandbox() -> None:
-    ours = ("shell_environment_policy.ignore_default_excludes", "sandbox_workspace_write.exclude_slash_tmp")
-    wrong = Options(config={**dict.fromkeys(ours, "no"), "sandbox_workspace_write.network_access": True})
-    assert [config_of(wrong)[key] for key in ours] == [False, True]
-    assert config_of(wrong)["sandbox_workspace_write.network_access"] is False
+    http = {"enabled": True, "url": "https://x", "http_headers": {"authorization": "b"}, "startup_timeout_sec": 3}
+    assert config["mcp_servers"] == {"s": {"enabled": True, **SERVER}, "r": http}
 
 
 # ---- the prompt
@@ -333,4 +392,4 @@ def test_a_part_that_no_model_can_be_shown_is_refused_by_its_number(mime: str | 
 
 
 def test_flags_come_in_pairs() -> None:
-    assert all(a != "-c" or b != "-c" for a, b in pairwise(flags(Options(), {})))
+    assert all(a != "-c" or b != "-c" for a, b in pairwise(flags(Options(), {}, [])))

@@ -102,9 +102,6 @@ def test_a_recorded_file_change_is_asked_with_the_changes_that_its_item_told() -
     assert request.detail == {"changes": CHANGES}
 
 
-# DEFECT: a file change whose item was not told (a sub-agent's, for its thread is passed over) is asked as "Codex asks
-# to write None" with no changes: the caller approves what nobody showed it. backends/codex/turns.py `_take` drops the
-# item, backends/codex/requests.py `request_of` asks all the same.
 def test_a_file_change_of_which_nothing_is_known_is_not_asked_as_if_it_were_nothing() -> None:
     request = request_of(recorded("approvals")[3], None)
     assert request is None or "None" not in request.text
@@ -257,15 +254,11 @@ def test_the_use_of_an_mcp_tool_is_an_approval() -> None:
         assert reply_to(first, answer).result == declined
 
 
-# DEFECT: the detail's `tool` is Codex's whole sentence ('Allow the echo MCP server to run tool "echo"?'), where that of
-# claude_code is the tool's name: backends/codex/requests.py, `_elicited`. The open mcpToolCall item has the name.
 def test_the_approval_of_an_mcp_tool_names_the_tool() -> None:
     detail = asked(recorded("tool_approval")[0]).detail or {}
     assert detail["tool"] == "echo"
 
 
-# DEFECT: why an MCP tool was denied is not said to the agent, as it is for commands and files: it hears "user rejected
-# MCP tool call" alone. backends/codex/requests.py, `_elicitation_reply`.
 def test_the_reason_for_which_an_mcp_tool_is_denied_is_said() -> None:
     assert reply_to(recorded("tool_approval")[0], WHY).say == "The caller denied this: not that"
 

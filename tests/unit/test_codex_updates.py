@@ -216,8 +216,6 @@ def test_a_changed_file_is_told_as_every_backend_does(given: JsonObject, told: J
     assert told_of(ended("fileChange", changes=[given], status="completed")) == [("file_changed", {"changes": [told]})]
 
 
-# DEFECT: the diff of a file that moved is what Codex says of the update: a hunk, and below it "Moved to: " with the
-# whole path. It is told as that of a new file (backends/codex/updates.py, `_changes`), which has only lines with a +.
 def test_a_file_that_moved_is_gone_there_and_new_here() -> None:
     moved = change(FROM, "update", f"@@ -1 +1 @@\n-2\n+zwei\n\n\nMoved to: {TO}", move_path=TO)
     ((kind, data),) = told_of(ended("fileChange", changes=[moved], status="completed"))

@@ -113,7 +113,6 @@ async def test_a_grandchild_that_keeps_stdout_open_does_not_hold_up_the_end(plac
 CHATTERERS = ["import time\nwhile True: print('more', flush=True); time.sleep(0.01)", "while True: print('more' * 99)"]
 
 
-# DEFECT: "all the time": a line that is there already costs no patience, so `lines` goes on as long as the grandchild.
 @pytest.mark.parametrize("script", CHATTERERS, ids=["now and then", "all the time"])
 async def test_a_grandchild_that_goes_on_talking_does_not_hold_up_the_end(
     place: Place, script: str, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,7 @@ async def place(cwd: Path) -> AsyncGenerator[Place]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a process that does not react costs no time."""
     monkeypatch.setattr(module, "POLITE_S", 0.2)
+    monkeypatch.setattr(module, "TERM_S", 0.2)
     monkeypatch.setattr(process_facts, "REAP_S", 0.2)
 
 

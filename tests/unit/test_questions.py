@@ -108,8 +108,6 @@ def test_an_option_is_an_answer() -> None:
     assert answers_to([COLOUR], Answer(decision="red")) == {"q-colour": ["red"]}
 
 
-# DEFECT: the tools say that with a decision the text is "the reason", but an option that comes with a reason is lost:
-# `Answer.text` (orchestrator/model.py) is the message's text if there is one, so the agent hears the reason alone.
 def test_an_option_that_comes_with_a_reason_is_heard() -> None:
     answer = Answer(decision="red", message=Message.of_text("it is warmer"))
     ((heard,),) = answers_to([COLOUR], answer).values()
