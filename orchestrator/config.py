@@ -58,6 +58,10 @@ class Settings:
     host_idle_s: float = setting(600.0, "seconds that a host stays without clients and live runs")
     log_level: str = setting("info", "what the host logs", "free", ("debug", "info", "warning", "error"))
 
+    def trusts(self, folder: Path) -> bool:
+        """Whether the user listed the folder, or one above it."""
+        return any(folder.is_relative_to(os.path.expanduser(trusted)) for trusted in self.trusted_dirs)
+
 
 class Origin(NamedTuple):
     """Where a value comes from: a file, a variable, or `default`; and what was ignored on the way."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,16 +67,11 @@ def check(spec: RunSpec, settings: Settings) -> None:
         raise InvalidArgument(
             "a read_only run loads no setting_sources: their rules could permit writing; leave it out"
         )
-    if {"project", "local"} & set(options.setting_sources) and not is_trusted(spec.cwd, settings):
+    if {"project", "local"} & set(options.setting_sources) and not settings.trusts(spec.cwd):
         raise PermissionCeiling(
             f"setting_sources 'project' and 'local' run the hooks of {spec.cwd}, which is not trusted; "
             "list it in trusted_dirs of your own config.toml, or leave setting_sources out"
         )
-
-
-def is_trusted(cwd: Path, settings: Settings) -> bool:
-    """Whether the user's own settings list the folder, or one above it."""
-    return any(cwd.is_relative_to(os.path.expanduser(folder)) for folder in settings.trusted_dirs)  # noqa: PTH111
 
 
 def sdk_options(spec: RunSpec, options: Options, *, cli: str) -> JsonObject:

@@ -118,14 +118,19 @@ class Drive:
     def _prepared(self) -> tuple[dict[str, str], list[str], JsonObject]:
         """The environment and the command line of a process, and the parameters of its thread."""
         env = self._environment()
-        home = options.codex_home(env)
-        if self._spec.level == "read_only" and (rules := options.loosening_rules(home)):
+        user, project = options.user_config(env), options.project_of(self._spec.cwd)
+        trusted = any(map(self._ctx.settings.trusts, project))
+        places = [options.codex_home(env)]
+        if trusted or options.trusts(user, project):
+            places += [folder / ".codex" for folder in project]
+        if self._spec.level == "read_only" and (
+            rules := next(filter(None, map(options.loosening_rules, places)), None)
+        ):
             raise Denied(
                 f"{rules} lets commands run outside of the sandbox, which a read_only run must not; "
                 "use backend_config.isolated_home, or take the rules away"
             )
-        user = options.user_config(env)
-        given = options.flags(self._options, user, options.projects_of(self._spec.cwd))
+        given = options.flags(self._options, user, project, trusted=trusted)
         fields = options.thread_fields(self._spec, self._options, user)
         if self._options.append_system_prompt:
             fields["developerInstructions"] = self._options.append_system_prompt

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,19 +64,29 @@ def read_options(config: JsonObject) -> Options:
     return Options(**values.read("codex", config, _READERS))
 
 
-def flags(options: Options, user: JsonObject, projects: Iterable[Path]) -> list[str]:
+def flags(options: Options, user: JsonObject, project: Sequence[Path], *, trusted: bool = False) -> list[str]:
     """The command line's part of the configuration.
 
     Args:
         user: the user's own configuration, as `user_config` has it.
-        projects: the folders of which Codex could take the run for the user's word that it may trust them. It would
-            write that into the user's configuration for good, and do what their own `.codex` says.
+        project: the folders of the run's project. Of those that nobody speaks of Codex would take a run for the user's
+            word that they may be trusted, write that into the user's configuration for good, and do what their own
+            `.codex` says.
+        trusted: whether the user's settings trust them.
     """
     pairs: dict[str, Any] = {key: False for key in _QUIET if _at(user, key) is None}
     pairs["tools.update_plan.enabled"] = True  # otherwise there is no todo list
-    # an inline table, for quotes in a dotted key would be a part of the name
-    pairs["projects"] = {str(folder): {"trust_level": "untrusted"} for folder in projects}
+    if not trusts(user, project):
+        level = {"trust_level": "trusted" if trusted else "untrusted"}
+        # an inline table, for quotes in a dotted key would be a part of the name
+        pairs["projects"] = {str(folder): level for folder in project}
     return [*_words(pairs), *config_flags(options)]
+
+
+def trusts(user: JsonObject, project: Iterable[Path]) -> bool:
+    """Whether the user told Codex to trust the project."""
+    known = as_object(user.get("projects")) or {}
+    return any((as_object(known.get(str(folder))) or {}).get("trust_level") == "trusted" for folder in project)
 
 
 def config_flags(options: Options) -> list[str]:
@@ -130,7 +140,7 @@ def provider_lines(user: JsonObject) -> str:
     return "".join(f"{key} = {toml(value)}\n" for key, value in kept.items())
 
 
-def projects_of(cwd: Path) -> list[Path]:
+def project_of(cwd: Path) -> list[Path]:
     """The folders that are one project with cwd for Codex: itself, its repository, and that of a worktree. Blocks."""
     root = next((folder for folder in (cwd, *cwd.parents) if (folder / ".git").exists()), cwd)
     folders = [cwd, root]

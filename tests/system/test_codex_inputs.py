@@ -255,9 +255,6 @@ async def test_a_key_may_name_what_the_user_configured(codex: Desk, config: Json
     await done(codex, "say on", backend_config={"config": config})
 
 
-# DEFECT: `flags` calls every folder untrusted, also one that the user's own configuration calls trusted; Codex then
-# reads no AGENTS.md of it (with no trust_level at all it does read that of cwd). So no run hears what a project says to
-# agents, whatever the user wants: backends/codex/options.py could leave out the folders that the user speaks of.
 async def test_what_a_folder_says_to_agents_is_heard_where_the_user_trusts_it(codex: Desk, model: CodexPlayer) -> None:
     config = Path(codex.env["CODEX_HOME"]) / "config.toml"
     config.write_text(config.read_text() + f'[projects."{codex.cwd}"]\ntrust_level = "trusted"\n')

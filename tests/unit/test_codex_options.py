@@ -19,7 +19,7 @@ from backends.codex.options import (
     config_flags,
     flags,
     loosening_rules,
-    projects_of,
+    project_of,
     provider_lines,
     read_options,
     thread_fields,
@@ -202,11 +202,15 @@ def test_the_users_own_mcp_servers_are_switched_off_unless_they_are_wanted() -> 
 
 def test_no_folder_is_trusted_for_the_runs_sake() -> None:
     folders = [Path("/work/a.b"), Path('/work/"c"')]
-    untrusted = {str(folder): {"trust_level": "untrusted"} for folder in folders}
-    assert (
-        pairs(flags(Options(), {"projects": {"/work/a.b": {"trust_level": "trusted"}}}, folders))["projects"]
-        == untrusted
-    )
+    for trusted, level in ((False, "untrusted"), (True, "trusted")):
+        told = {str(folder): {"trust_level": level} for folder in folders}
+        for known in ({}, {"/elsewhere": {"trust_level": "trusted"}}, {"/work/a.b": {"trust_level": "untrusted"}}, 3):
+            assert pairs(flags(Options(), {"projects": known}, folders, trusted=trusted))["projects"] == told
+
+
+def test_a_folder_that_the_user_trusts_is_left_to_codex() -> None:
+    user: JsonObject = {"projects": {"/work": {"trust_level": "trusted"}}}
+    assert "projects" not in pairs(flags(Options(), user, [Path("/work/sub"), Path("/work")]))
 
 
 def test_a_project_is_its_folder_its_repository_and_that_of_its_worktree(tmp_path: Path) -> None:
@@ -214,12 +218,12 @@ def test_a_project_is_its_folder_its_repository_and_that_of_its_worktree(tmp_pat
     for folder in (plain, main / ".git/worktrees/tree", main / "sub", tree / "sub"):
         folder.mkdir(parents=True)
     (tree / ".git").write_text(f"gitdir: {main}/.git/worktrees/tree\n")
-    assert projects_of(plain) == [plain]
-    assert projects_of(main) == [main]
-    assert projects_of(main / "sub") == [main / "sub", main]
-    assert projects_of(tree / "sub") == [tree / "sub", tree, main]
+    assert project_of(plain) == [plain]
+    assert project_of(main) == [main]
+    assert project_of(main / "sub") == [main / "sub", main]
+    assert project_of(tree / "sub") == [tree / "sub", tree, main]
     (tree / ".git").write_text("nonsense")
-    assert projects_of(tree / "sub")[:2] == [tree / "sub", tree]
+    assert project_of(tree / "sub")[:2] == [tree / "sub", tree]
 
 
 def test_the_callers_keys_come_last_and_as_codex_would_read_them() -> None:
