@@ -9,6 +9,7 @@ The environment counts as little as a project's file for caps, because an agent 
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -60,7 +61,7 @@ class Settings:
 
     def trusts(self, folder: Path) -> bool:
         """Whether the user listed the folder, or one above it."""
-        return any(folder.is_relative_to(os.path.expanduser(trusted)) for trusted in self.trusted_dirs)
+        return any(folder.is_relative_to(os.path.expanduser(trusted)) for trusted in self.trusted_dirs)  # noqa: PTH111
 
 
 class Origin(NamedTuple):

@@ -20,6 +20,7 @@ class Behaviour(NamedTuple):
 
 
 _STORE, _ENGINE, _REMOTE = "docs/design/store.md", "docs/design/engine.md", "docs/design/remote-a2a.md"
+_AGENTS = "docs/design/local-agents.md"
 _DOOR, _README, _EXTENSION = "docs/design/mcp-door.md", "README.md", "docs/design/a2a-extension.md"
 
 BEHAVIOURS: tuple[Behaviour, ...] = (
@@ -57,6 +58,23 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "contract/runs::the_callers_*", "contract/runs::pages_*", "unit/layout::*index*", "unit/layout::runs_*")),
     Behaviour("run/nothing-left", _ENGINE, "After the work no task, descriptor, process, file or entry is left.", (
         "contract/leaks::*",)),
+    # ---- local agents
+    Behaviour("local/work", _AGENTS, "What a local agent does is told in the words of every backend.", (
+        "unit/claude_updates::*", "unit/claude_odd_updates::*", "unit/codex_updates::*", "unit/codex_odd_updates::*",
+        "unit/changes::*", "contract/side_by_side::*", "system/claude_work::*")),
+    Behaviour("local/ends", _AGENTS, "Each end of a local agent is told by its cause; nothing of the agent is left.", (
+        "unit/claude_ends::*", "unit/codex_ends::*", "unit/line_process::*", "unit/line_process_end::*",
+        "system/claude_ends::*", "system/codex_ends::*", "system/cancels::*", "system/agents_and_hosts::*")),
+    Behaviour("local/errors", _AGENTS, "A login, a service or a program that fails is told with what to do.", (
+        "unit/codex_client::*", "system/claude_errors::*", "system/codex_errors::*")),
+    Behaviour("local/permission", _AGENTS, "A permission holds whatever the agent, its user or its folder say.", (
+        "unit/claude_options::*", "unit/codex_options::*", "system/claude_permissions::*",
+        "system/codex_permissions::*")),
+    Behaviour("local/requests", _AGENTS, "What a local agent asks waits for the caller, who sees what is at stake.", (
+        "unit/claude_requests::*", "unit/codex_requests::*", "unit/questions::*", "system/claude_requests::*")),
+    Behaviour("local/sessions", _AGENTS, "A local agent's session goes on, forks, or is said to be lost.", (
+        "system/claude_sessions::*", "system/codex_sessions::*")),
+    Behaviour("local/inputs", _AGENTS, "What a caller gives along reaches the agent.", ("system/codex_inputs::*",)),
     # ---- requests and sessions
     Behaviour("request/answer", _ENGINE, "A request waits for its caller and is answered once.", (
         "contract/requests::a_question_waits_*", "contract/requests::one_request_*", "contract/requests::a_login_*",

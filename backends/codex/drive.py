@@ -119,13 +119,12 @@ class Drive:
         """The environment and the command line of a process, and the parameters of its thread."""
         env = self._environment()
         user, project = options.user_config(env), options.project_of(self._spec.cwd)
-        trusted = any(map(self._ctx.settings.trusts, project))
+        trusted = all(map(self._ctx.settings.trusts, project))
         places = [options.codex_home(env)]
         if trusted or options.trusts(user, project):
             places += [folder / ".codex" for folder in project]
-        if self._spec.level == "read_only" and (
-            rules := next(filter(None, map(options.loosening_rules, places)), None)
-        ):
+        rules = next(filter(None, map(options.loosening_rules, places)), None)
+        if self._spec.level == "read_only" and rules:
             raise Denied(
                 f"{rules} lets commands run outside of the sandbox, which a read_only run must not; "
                 "use backend_config.isolated_home, or take the rules away"

@@ -43,7 +43,8 @@ def _come(cwd: Path) -> None:
     with _changing:
         project = _projects.setdefault(cwd, _Project())
         project.runs += 1
-        for path in (cwd / name for name in NAMES):
+        inside = any((folder / ".git").exists() for folder in cwd.parents)  # of a repository, which stays the root
+        for path in (cwd / name for name in NAMES if not (inside and name == ".git")):
             with suppress(OSError):  # it is there, or Codex will say what is wrong
                 path.mkdir()
                 project.made.append(path)
