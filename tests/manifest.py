@@ -69,9 +69,11 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "unit/codex_client::*", "system/claude_errors::*", "system/codex_errors::*")),
     Behaviour("local/permission", _AGENTS, "A permission holds whatever the agent, its user or its folder say.", (
         "unit/claude_options::*", "unit/codex_options::*", "system/claude_permissions::*",
+        "unit/engine::a_run_whose_permission_*", "unit/recovery::what_had_not_begun_and_was_changed_*",
         "system/codex_permissions::*")),
     Behaviour("local/requests", _AGENTS, "What a local agent asks waits for the caller, who sees what is at stake.", (
-        "unit/claude_requests::*", "unit/codex_requests::*", "unit/questions::*", "system/claude_requests::*")),
+        "unit/claude_requests::*", "unit/codex_requests::*", "unit/questions::*", "system/claude_requests::*",
+        "unit/steering::*")),
     Behaviour("local/sessions", _AGENTS, "A local agent's session goes on, forks, or is said to be lost.", (
         "system/claude_sessions::*", "system/codex_sessions::*")),
     Behaviour("local/inputs", _AGENTS, "What a caller gives along reaches the agent.", ("system/codex_inputs::*",)),

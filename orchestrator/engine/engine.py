@@ -41,7 +41,7 @@ from orchestrator.store.layout import Home, RunDir
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import Mask, renewed, secrets_of
 from orchestrator.store.owner import read_owner
-from orchestrator.store.reader import RunReader
+from orchestrator.store.reader import sealed_spec
 
 __all__ = ["Caller", "Engine"]
 
@@ -116,7 +116,8 @@ class Engine:
         settings = config.load(self.home.path, caller.cwd, caller.env).settings
         parent = None
         if caller.parent_run_id is not None and (own := self.home.find(caller.parent_run_id)):
-            spec = RunReader(own).spec()
+            life = self.lives.get(own.run_id)
+            spec = life.spec if life else sealed_spec(self.home, own)
             root = self.home.find(spec.root_run_id) if spec.root_run_id else own
             parent = tree.Parent(spec=spec, root=root or own)
         return settings, parent
@@ -202,7 +203,7 @@ class Engine:
             )
         if message is None:
             raise InvalidArgument(f"{run.run_id} is {run.status}; give text or input_message to resume its session")
-        old = await asyncio.to_thread(RunReader(run_dir).spec)
+        old = await asyncio.to_thread(sealed_spec, self.home, run_dir)
         session = await asyncio.to_thread(sessions.load, run_dir.workspace, old.session_id)
         if session.native_session_id is None:
             raise SessionNotFound(f"{run.run_id} ended before its agent opened a session; spawn a new run")

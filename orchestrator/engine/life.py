@@ -21,7 +21,8 @@ from orchestrator.engine.history import CREDENTIALS, WAITING_FOR_CLIENT, History
 from orchestrator.engine.outcome import LastEvent, last_event, result_of
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
-from orchestrator.errors import BackendError, InvalidArgument, LimitExceeded, StoreError, Unsupported, WrongState
+from orchestrator.engine.steering import Steering
+from orchestrator.errors import BackendError, InvalidArgument, StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
     ArtifactChunk,
@@ -44,7 +45,6 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 10.0
 """How long a backend may clean up after a cancellation before the run is ended without it."""
 SHUTDOWN_GRACE_S = 0.25
-STEERING_LIMIT = 100
 WAITING_FOR_SLOT = "waiting_for_slot"
 """Detail of a run that is queued because as many as may work are at work."""
 
@@ -101,9 +101,7 @@ class Life:
         self._started = history is not None and history.started
         self._starting = asyncio.Lock()
         self._bound = spec.session_mode == "resume"
-        self._steering: asyncio.Queue[Message] = asyncio.Queue(STEERING_LIMIT)
-        self._speaking = asyncio.Lock()
-        self._deaf = False
+        self._steering = Steering(log)
         limits = spec.limits
         self._requests = Requests(log, spec.on_approval, float(limits.get("input_timeout_s", INPUT_TIMEOUT_S)))
         self._clock = ActiveClock(limits.get("timeout_s"), history.worked_s if history else 0.0)
@@ -180,13 +178,7 @@ class Life:
         if self.log.run.status is not Status.RUNNING:
             raise WrongState(f"the run is {self.log.run.status}; call get_run")
         self._backend.check(replace(self.spec, message=message), self.settings)
-        async with self._speaking:
-            if self._deaf:
-                raise WrongState("the run is just ending; call wait_runs, then continue_run to go on in its session")
-            if self._steering.full():
-                raise LimitExceeded(f"{STEERING_LIMIT} messages are waiting already; let the agent read them first")
-            await self._sent(message)
-            self._steering.put_nowait(message)
+        await self._steering.say(message)
 
     # ---- what the backend may do: RunContext ----
 
@@ -236,18 +228,13 @@ class Life:
         if self._slot:
             self._slot.take_again()
 
-    async def steering(self) -> AsyncIterator[Message]:
+    def steering(self) -> AsyncIterator[Message]:
         """See `RunContext.steering`."""
-        while True:
-            yield await self._steering.get()
-            self._steering.task_done()
+        return self._steering.messages()
 
     async def end_steering(self, over: Callable[[], bool]) -> bool:
         """See `RunContext.end_steering`."""
-        async with self._speaking:
-            await self._steering.join()
-            self._deaf = over()
-            return self._deaf
+        return await self._steering.end(over)
 
     async def _start(self, update: Started) -> None:
         """Writes `run_started` before anything else, once, however many tasks of the agent begin at the same time."""

@@ -24,7 +24,7 @@ from orchestrator.process import reap
 from orchestrator.store.create import discard, was_answered
 from orchestrator.store.layout import RunDir, read_json
 from orchestrator.store.log import uninterrupted
-from orchestrator.store.reader import RunReader
+from orchestrator.store.reader import RunReader, is_tampered
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,9 @@ class Recovery:
             log.close()
         elif not history.started and spec.masked:
             words = "the process that was to start this run is gone, and its prompt held a secret, which is not kept"
+            await self._bury(inherited, BackendError("host_lost", words, next_step="spawn the run again"))
+        elif await asyncio.to_thread(is_tampered, self._lives.home, log.dir):
+            words = "the process that owned this run is gone, and its spec.json was changed since it was spawned"
             await self._bury(inherited, BackendError("host_lost", words, next_step="spawn the run again"))
         else:
             how = "re-attached" if history.started else "queued again"

@@ -17,6 +17,7 @@ from orchestrator.store import sessions
 from orchestrator.store.layout import Home, RunDir, Workspace, sync_directory
 from orchestrator.store.log import RunLog
 from orchestrator.store.masking import Mask, without_credentials
+from orchestrator.store.reader import seal_of
 from orchestrator.store.serial import serialisable, well_formed
 
 
@@ -116,7 +117,7 @@ def _write(
     log = RunLog.create(run_dir, document, mask, socket)
     undo(log.close)
     undo(home.forget, spec.run_id)
-    home.add(run_dir, live=True)
+    home.add(run_dir, live=True, seal=seal_of(run_dir))
     sync_directory(str(run_dir.path.parent))
     return log, spec
 

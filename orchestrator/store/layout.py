@@ -124,7 +124,11 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The user's own directory: an index of runs, which is a cache, and the hosts."""
+    """The user's own directory: an index of runs, which is a cache, and the hosts.
+
+    An entry is the path of a run's directory and, behind a null byte, the seal of its spec: agents may write to their
+    workspace, and so to the runs in it, but not here.
+    """
 
     path: Path
 
@@ -143,12 +147,22 @@ class Home:
         """The same for runs that are not over."""
         return self.path / "live"
 
-    def add(self, run: RunDir, *, live: bool) -> None:
-        """Enters a run into the index."""
+    def add(self, run: RunDir, *, live: bool, seal: bytes = b"") -> None:
+        """Enters a run into the index; a seal that is known stays."""
         content = os.fsencode(run.path)
+        if seal := seal or self.seal(run):
+            content += b"\0" + seal
         for folder in (self.runs, self.live) if live else (self.runs,):
             make_directory(folder)
             replace_file(str(folder / run.run_id), content)
+
+    def seal(self, run: RunDir) -> bytes:
+        """The seal of a run's spec, as `add` got it; empty if the index never had it."""
+        try:
+            path, _, seal = (self.runs / run.run_id).read_bytes().partition(b"\0")
+        except OSError:
+            return b""
+        return seal if path == os.fsencode(run.path) else b""
 
     def settle(self, run_id: str) -> None:
         """Takes a run that is over out of `live`."""
@@ -181,7 +195,7 @@ class Home:
 
     def _pointer(self, entry: Path) -> RunDir | None:
         try:
-            run = RunDir(Path(os.fsdecode(entry.read_bytes())))
+            run = RunDir(Path(os.fsdecode(entry.read_bytes().partition(b"\0")[0])))
             if run.run_id == entry.name and run.path.is_dir():
                 return run
         except (OSError, ValueError):

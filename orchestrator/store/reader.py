@@ -7,10 +7,12 @@ The run's state is `run.json`, which names the byte behind the last event it kno
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Collection, Generator, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -18,7 +20,7 @@ import orjson
 from orchestrator.errors import RunNotFound, StoreError
 from orchestrator.events import Event, concerns_fold, fold
 from orchestrator.model import JsonObject, Run, RunSpec
-from orchestrator.store.layout import RunDir, read_json
+from orchestrator.store.layout import Home, RunDir, read_json
 
 _HEAD = re.compile(rb'\{"seq":(\d{1,18}),"ts":"([^"]*)","type":"([^"\\]*)","data":')
 _PROBE = 8 * 1024
@@ -52,6 +54,32 @@ class Line(NamedTuple):
         if not isinstance(data, dict):
             raise StoreError(f"event {self.seq} of the log is damaged: its data is no object")
         return Event(self.seq, self.ts, self.type, cast(JsonObject, data))
+
+
+def seal_of(run_dir: RunDir) -> bytes:
+    """What `spec.json` says now, as a digest."""
+    try:
+        return hashlib.sha256(Path(run_dir.file("spec.json")).read_bytes()).hexdigest().encode()
+    except OSError as error:
+        raise StoreError(f"cannot read {run_dir.file('spec.json')}: {error.strerror}") from error
+
+
+def is_tampered(home: Home, run_dir: RunDir) -> bool:
+    """Whether a run's spec is not what it was when it was spawned, as far as the index knows."""
+    return bool(seal := home.seal(run_dir)) and seal != seal_of(run_dir)
+
+
+def sealed_spec(home: Home, run_dir: RunDir) -> RunSpec:
+    """What was asked for, to act upon it again: an agent that can write to its workspace must not have changed it.
+
+    Raises:
+        RunNotFound: there is no such run.
+        StoreError: its `spec.json` is damaged, or not what it was when the run was spawned.
+    """
+    spec = RunReader(run_dir).spec()
+    if is_tampered(home, run_dir):
+        raise StoreError(f"{run_dir.file('spec.json')} was changed since the run was spawned; spawn a new run")
+    return spec
 
 
 class RunReader:

@@ -110,8 +110,6 @@ async def test_a_command_does_not_outlive_its_cancelled_run(claude: Desk, way: s
     assert len(await finished_commands(claude, run_id)) == 1, "each command that began has an end"
 
 
-# DEFECT: of a command that the cancellation ended the CLI says "The user doesn't want to proceed with this tool use ...
-# this call was stopped while running", and `Translation._command_over` tells that as the command's output.
 async def test_a_command_that_the_cancellation_ended_is_told_as_interrupted(claude: Desk) -> None:
     run_id = await claude.spawn(f"run {staying(claude.cwd)}", on_approval="allow")
     await process_in(claude.cwd / "pid")
@@ -218,8 +216,6 @@ async def test_a_command_that_takes_too_long_goes_on_in_the_background_and_is_to
     assert (over["exit_code"], over["status"]) == (3, "failed")
 
 
-# DEFECT: to the file with a background command's output the CLI adds "[exited with code 0]", mostly before
-# `_with_output` (backends/claude_code/talk.py) reads it: sometimes that is told as the command's own output.
 async def test_what_the_cli_says_of_a_command_is_not_told_as_its_output(claude: Desk) -> None:
     lines = [f"run+ echo {number}" for number in range(5)]
     run = await claude.finished(*lines, "say meanwhile", on_approval="allow")

@@ -165,8 +165,6 @@ def test_a_sub_agents_command_in_the_background_ends_when_it_is_stopped() -> Non
     assert last["status"] == "interrupted"
 
 
-# DEFECT: `task_started` says `is_backgrounded: false`, and only `task_updated` (by its task_id) says that this changed:
-# the command is told as completed with exit code 0 while it runs, with what the CLI says to the model as its output.
 def test_a_sub_agents_command_that_is_moved_to_the_background_goes_on() -> None:
     command = "python3 -c \"import time; time.sleep({}); print('{}')\"".format
     updates = played("subagent_slow_timeout")[1]

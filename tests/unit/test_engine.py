@@ -18,6 +18,7 @@ from orchestrator.errors import (
     LimitExceeded,
     NotOwner,
     SessionNotFound,
+    StoreError,
     Unsupported,
     WrongState,
 )
@@ -120,6 +121,20 @@ async def test_a_resumed_run_gets_the_agents_own_session_and_what_is_left_of_the
     assert three.backend_config == {"color": "red", "size": 1}
     assert two.created_at >= one.created_at
     assert len({one.run_id, two.run_id, three.run_id}) == 3
+
+
+async def test_a_run_whose_permission_was_changed_on_disk_is_not_gone_on_with(cwd: Path) -> None:
+    """Agents can write to the workspace, and so to what their own runs were asked for."""
+    agent = Agent(opened)
+    async with desk(cwd, agent) as tools:
+        first = await tools.finished(permission="read_only")
+        path = Path(Workspace(cwd).run(first["run_id"]).file("spec.json"))
+        path.write_text(path.read_text().replace("read_only", "full_access"))
+        with pytest.raises(StoreError, match="was changed since the run was spawned"):
+            await tools.call("continue_run", run_id=first["run_id"], text="more")
+        path.write_text(path.read_text().replace("full_access", "read_only"))
+        await tools.call("continue_run", run_id=first["run_id"], text="more")
+    assert [spec.permission for spec in agent.specs] == ["read_only"] * len(agent.specs)
 
 
 async def test_a_fork_begins_a_session_of_its_own_from_the_agents_session(cwd: Path) -> None:

@@ -22,6 +22,7 @@ from orchestrator.model import Completed, InputRequest, JsonObject, Outcome, Run
 from orchestrator.process import MARKER
 from orchestrator.store.layout import Home, Workspace
 from orchestrator.store.log import RunLog
+from orchestrator.store.reader import seal_of
 from tests.conftest import wait_until
 from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.runs import events_of, new_log
@@ -108,6 +109,18 @@ async def test_what_needs_no_environment_begins_at_once(home: Home, cwd: Path) -
         assert (await tools.over(run_id))["status"] == "completed", "whoever looks first recovers it"
 
 
+async def test_what_had_not_begun_and_was_changed_meanwhile_is_not_done(home: Home, cwd: Path) -> None:
+    """Agents can write to the workspace, and so to the specs of runs that are to begin."""
+    run_id = queued(home, cwd, permission="read_only")
+    path = Path(Workspace(cwd).run(run_id).file("spec.json"))
+    path.write_text(path.read_text().replace("read_only", "full_access"))
+    agent = Attaching(nothing)
+    async with desk(cwd, agent) as tools:
+        run = await tools.over(run_id)
+    assert (run["status"], run["error"]["code"], agent.specs) == ("failed", "host_lost", [])
+    assert "was changed" in run["error"]["message"]
+
+
 async def test_a_run_that_waits_for_a_client_can_be_cancelled(home: Home, cwd: Path) -> None:
     run_id = queued(home, cwd)
     async with desk(cwd, Agent(nothing)) as tools:
@@ -144,6 +157,7 @@ async def test_runs_of_a_session_go_on_in_their_order(home: Home, cwd: Path) -> 
     for log in (second, third):  # as runs that resume the first one's session stand on disk
         path = Path(log.dir.file("spec.json"))
         path.write_text(path.read_text().replace(log.run.session_id, spec["session_id"]))
+        home.add(log.dir, live=True, seal=seal_of(log.dir))
         log.close()
     async with desk(cwd, agent) as tools:
         assert await tools.engine.recovery.recover() == 3
