@@ -65,7 +65,7 @@ def _found(distribution: str, bundled: str | None, setting: str, command: str) -
         brought = f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
         brought = ""
-    return _Found(brought, setting or bundled or shutil.which(command))
+    return _Found(brought, os.path.expanduser(setting) or bundled or shutil.which(command))  # noqa: PTH111
 
 
 def _presence(what: str, extra: str, found: _Found, command: str) -> Finding:

@@ -155,8 +155,14 @@ class Engine:
         spec, log = created.spec, created.log
         if spec.root_run_id and (root := self.home.find(spec.root_run_id)):
             await asyncio.to_thread(tree.add_member, root, spec.run_id)
-        self.lives.begin(spec, log, backend, caller.agent_env)
+        self.lives.begin(spec, log, backend, self._env_for(caller))
         return log.run
+
+    def _env_for(self, caller: Caller) -> Mapping[str, str]:
+        """What an agent gets of the environment: of a parent that may not do everything that which it was given itself,
+        for it could name programs and homes in its own."""
+        parent = self.lives.get(caller.parent_run_id) if caller.parent_run_id else None
+        return parent.env if parent and parent.spec.level != "full_access" else caller.agent_env
 
     # ---- continue ----
 
@@ -214,6 +220,7 @@ class Engine:
         await asyncio.to_thread(tree.check_depth, settings, parent)
         tree.check_programs(old.backend_config | config, parent)
         permission, on_approval = tree.under(tree.ceiling_of(settings, parent), old.permission, old.on_approval)
+        tree.check_place(old.cwd, permission, parent)
         spec = replace(
             old,
             run_id=new_id("run"),

@@ -15,7 +15,7 @@ import orjson
 from orchestrator.backend import Ability, Backend
 from orchestrator.config import Settings
 from orchestrator.engine.outcome import schema_fault
-from orchestrator.engine.tree import Parent, ceiling_of, check_depth, check_programs, under
+from orchestrator.engine.tree import Parent, ceiling_of, check_depth, check_place, check_programs, under
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
 from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, as_object, new_id, now
 from orchestrator.store import sessions
@@ -53,6 +53,7 @@ def request_of(
         ceiling_of(settings, parent), arguments.get("permission"), arguments.get("on_approval", "ask")
     )
     cwd = workspace_path(arguments["cwd"])
+    check_place(cwd, permission, parent)
     message = message_of(arguments, required=True)
     assert message is not None
     if (nickname := arguments.get("nickname")) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.config import Settings
@@ -107,6 +108,21 @@ def check_programs(backend_config: JsonObject, parent: Parent | None) -> None:
         raise PermissionCeiling(
             f"backend_config.{wanted[0]} can start programs outside of what {parent.spec.run_id} is permitted "
             f"({parent.spec.level}); leave it out, or let the caller who spawned {parent.root.run_id} spawn this run"
+        )
+
+
+def check_place(cwd: Path, permission: Permission | None, parent: Parent | None) -> None:
+    """Refuses a child that may write where its parent may not.
+
+    Raises:
+        PermissionCeiling: with what would be allowed.
+    """
+    if parent is None or parent.spec.level == "full_access" or permission == "read_only":
+        return
+    if not cwd.is_relative_to(parent.spec.cwd):
+        raise PermissionCeiling(
+            f"{parent.spec.run_id} is permitted {parent.spec.level} in {parent.spec.cwd}, and so is its child: "
+            "choose a cwd in there, or permission 'read_only'"
         )
 
 

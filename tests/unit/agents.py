@@ -63,7 +63,7 @@ class Desk:
     async def spawn(self, **more: Any) -> str:
         """Spawns a run. Returns its id."""
         prompt = {} if "input_message" in more else {"prompt": "do it"}
-        run = await self.call("spawn_run", backend="scripted", cwd=str(self.cwd), **prompt, **more)
+        run = await self.call("spawn_run", **{"backend": "scripted", "cwd": str(self.cwd), **prompt, **more})
         return run["run_id"]
 
     async def settled(self, run_id: str) -> JsonObject:

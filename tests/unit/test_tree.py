@@ -97,6 +97,37 @@ async def test_permission_has_a_ceiling(cwd: Path, home: Home, by: str) -> None:
     assert (agent.specs[-1].level, agent.specs[-1].on_approval) == ("read_only", "deny"), "the defaults are lowered"
 
 
+async def test_a_child_writes_only_where_its_parent_may(cwd: Path) -> None:
+    inside, outside = cwd / "sub", cwd.parent / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+    async with desk(cwd, Agent(nothing)) as tools:
+        top = child_of(tools, (await tools.finished())["run_id"])
+        for place, permission in ((inside, None), (inside, "workspace_write"), (outside, "read_only")):
+            more = {"permission": permission} if permission else {}
+            assert (await top.finished(cwd=str(place), **more))["status"] == "completed"
+        for more in ({}, {"permission": "workspace_write"}):
+            with pytest.raises(PermissionCeiling, match="choose a cwd in there"):
+                await top.finished(cwd=str(outside), **more)
+        full = child_of(tools, (await tools.finished(permission="full_access"))["run_id"])
+        assert (await full.finished(cwd=str(outside)))["status"] == "completed"
+
+
+@pytest.mark.parametrize(("permission", "whose"), [("workspace_write", "clients"), ("full_access", "own")])
+async def test_an_agent_does_not_choose_its_childs_environment(cwd: Path, permission: str, whose: str) -> None:
+    seen: list[str | None] = []
+
+    async def act(ctx: RunContext) -> Outcome:
+        seen.append(ctx.env.get("A"))
+        return await (nothing(ctx) if len(seen) > 1 else wait(ctx))
+
+    async with desk(cwd, Agent(act), A="clients") as tools:
+        top = await tools.spawn(permission=permission)
+        caller = Caller(cwd=cwd, env={"A": "own"}, parent_run_id=top)
+        await Desk(Tools(tools.engine, caller), tools.engine, cwd).finished()
+    assert seen == ["clients", whose]
+
+
 async def test_a_resumed_run_stays_under_the_ceiling_of_who_resumes_it(cwd: Path) -> None:
     agent = Agent(opened, abilities=frozenset({"permission", "resume"}))
     async with desk(cwd, agent) as tools:
