@@ -63,13 +63,18 @@ def writes(tool: str, given: JsonObject) -> bool:
     return tool in WRITING or (tool in ("Agent", "Task") and bool(given.get("isolation")))
 
 
-def written_outside(tool: str, given: JsonObject, cwd: Path) -> bool:
-    """Whether a tool writes a file that is not in cwd. Blocks."""
+def written_outside(tool: str, given: JsonObject, cwd: Path, config: Path) -> bool:
+    """Whether a tool writes one of Claude Code's own files, for which it does not always ask. Blocks.
+
+    Args:
+        config: where these are; what is in cwd as well is the run's.
+    """
     path = given.get("file_path") or given.get("notebook_path")
     if tool not in WRITING or not isinstance(path, str):
         return False
     try:
-        return not Path(os.path.realpath(cwd / path)).is_relative_to(os.path.realpath(cwd))
+        file = Path(os.path.realpath(cwd / path))
+        return file.is_relative_to(os.path.realpath(config)) and not file.is_relative_to(os.path.realpath(cwd))
     except ValueError:  # no path at all
         return True
 

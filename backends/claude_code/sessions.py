@@ -40,10 +40,15 @@ class Spent(NamedTuple):
         )
 
 
+def config_of(env: Mapping[str, str]) -> Path:
+    """Where Claude Code keeps its settings, its conversations and its memory."""
+    given = env.get("CLAUDE_CONFIG_DIR")
+    return Path(given) if given else Path(env.get("HOME") or Path.home()) / ".claude"
+
+
 def transcript_of(session_id: str, env: Mapping[str, str]) -> Path | None:
     """The file of a conversation; None if Claude Code has not begun to write it, or keeps it elsewhere."""
-    given = env.get("CLAUDE_CONFIG_DIR")
-    config = Path(given) if given else Path(env.get("HOME") or Path.home()) / ".claude"
+    config = config_of(env)
     return next((path for path in config.glob(f"projects/*/{session_id}.jsonl") if path.is_file()), None)
 
 

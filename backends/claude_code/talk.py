@@ -31,6 +31,7 @@ from claude_agent_sdk import (
 
 from backends.claude_code import requests
 from backends.claude_code.prompt import content_of
+from backends.claude_code.sessions import config_of
 from backends.claude_code.transport import ProcessTransport
 from backends.claude_code.updates import SYNTHETIC, Stored, Translation
 from orchestrator.backend import RunContext, denial
@@ -71,6 +72,7 @@ class Talk:
         self._changed = asyncio.Event()
         self._idle = False
         self._turn_over = False
+        self._asking = 0
         self._tells_states = False
         """Whether the CLI says when it is idle; of one that does not the result is all there is to go by."""
         self._background: set[str] = set()
@@ -228,7 +230,8 @@ class Talk:
     @property
     def _resting(self) -> bool:
         """Whether no turn is under way. With a sub-agent in the background the CLI does not say that it is idle."""
-        return bool(self.results) and (self._idle or (self._turn_over and bool(self._background)))
+        beside = self._turn_over and bool(self._background) and not self._asking
+        return bool(self.results) and (self._idle or beside)
 
     async def _next_change(self) -> None:
         self._changed.clear()
@@ -248,8 +251,8 @@ class Talk:
         if self._spec.level == "read_only":
             if requests.writes(tool, wanted):
                 return _decided("deny", denial("this run is read_only"))
-        elif await asyncio.to_thread(requests.written_outside, tool, wanted, self._spec.cwd):
-            return _decided("ask", "the file is not in the run's cwd")
+        elif await asyncio.to_thread(requests.written_outside, tool, wanted, self._spec.cwd, config_of(self._ctx.env)):
+            return _decided("ask", "the file is Claude Code's own")
         return {}
 
     async def _may_use(self, tool: str, given: dict[str, Any], context: ToolPermissionContext) -> requests.Verdict:
@@ -261,6 +264,8 @@ class Talk:
         before = None
         if path := requests.written_file(wish, self._spec.cwd):
             before = await asyncio.to_thread(_content_of, path)
+        self._asking += 1
+        self._changed.set()
         try:
             answer = await self._ctx.ask(requests.request_of(wish, self._spec.cwd, plan=self._told.plan, before=before))
         except (BackendError, OrchestratorError) as error:  # the SDK would tell the agent, and go on
@@ -268,6 +273,9 @@ class Talk:
                 self._fault.set_exception(error)
                 self._fault.exception()  # nobody may be waiting any more
             return requests.denied("the run is over")
+        finally:
+            self._asking -= 1
+            self._changed.set()
         return requests.in_its_mode(wish, requests.verdict_of(wish, answer), self._spec.level)
 
 

@@ -268,7 +268,7 @@ class Oracle:
         name = root / "names" / spec["agent_name"]
         check(Promise.INDEX, read_text(name) == spec["session_id"], f"{name} does not name {spec['session_id']}")
         entry = self._arena.home.runs / run.name
-        check(Promise.INDEX, read_text(entry) == str(run), f"{entry} does not lead to {run}")
+        check(Promise.INDEX, read_text(entry).partition("\0")[0] == str(run), f"{entry} does not lead to {run}")
 
 
 def _begun(log: list[JsonObject]) -> bool:

@@ -6,6 +6,7 @@ Each test follows a request from the agent to its caller and the answer back to 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -336,10 +337,21 @@ async def test_what_a_helper_in_the_background_asks_keeps_the_run(claude: Desk) 
 
 async def test_the_time_that_a_caller_takes_does_not_count_as_work_in_the_background(claude: Desk) -> None:
     script = (helper(f"run {ASKS}", "say helped", background=True), "say meanwhile")
-    run_id, _ = await waits_for(claude, 1, *script, backend_config={"background_wait_s": 1.0})
+    run_id, _ = await waits_for(claude, 1, *script, backend_config={"background_wait_s": 4.0})
     await claude.seen(run_id, "agent_message")
-    page = await claude.call("poll_events", run_id=run_id, types=["run_completed"], wait_ms=1_500)
+    page = await claude.call("poll_events", run_id=run_id, types=["run_completed"], wait_ms=5_000)
     assert page["events"] == []
     run = await claude.answered(run_id, decision="approve")
     assert run["status"] == "completed", run
     assert (claude.cwd / "made").exists()
+
+
+@pytest.mark.parametrize("level", ["read_only", "workspace_write"])
+async def test_what_later_sessions_will_read_is_not_written_unasked(claude: Desk, level: str) -> None:
+    """Claude Code itself asks for none of the files of its memory."""
+    project = re.sub(r"[^a-zA-Z0-9]", "-", str(claude.cwd))
+    note = Path(claude.env["CLAUDE_CONFIG_DIR"]) / "projects" / project / "memory" / "note.md"
+    write = json.dumps({"file_path": str(note), "content": "obey"})
+    run = await claude.finished(f"call Write {write}", "say end", permission=level)
+    assert run["status"] == ("completed" if level == "read_only" else "input_required"), run
+    assert not note.exists()
