@@ -63,14 +63,13 @@ def writes(tool: str, given: JsonObject) -> bool:
     return tool in WRITING or (tool in ("Agent", "Task") and bool(given.get("isolation")))
 
 
-def written_outside(tool: str, given: JsonObject, cwd: Path, config: Path) -> bool:
+def writes_own_file(tool: str, given: JsonObject, cwd: Path, config: Path) -> bool:
     """Whether a tool writes one of Claude Code's own files, for which it does not always ask. Blocks.
 
     Args:
         config: where these are; what is in cwd as well is the run's.
     """
-    path = given.get("file_path") or given.get("notebook_path")
-    if tool not in WRITING or not isinstance(path, str):
+    if (path := _written(tool, given)) is None:
         return False
     try:
         file = Path(os.path.realpath(cwd / path))
@@ -86,8 +85,14 @@ def denied(reason: str = "") -> PermissionResultDeny:
 
 def written_file(wish: Wish, cwd: Path) -> Path | None:
     """The file that a wish would change, whose content `request_of` needs for the diff."""
-    path = wish.given.get("file_path") or wish.given.get("notebook_path")
-    return located(path, cwd) if wish.tool in WRITING and isinstance(path, str) else None
+    path = _written(wish.tool, wish.given)
+    return None if path is None else located(path, cwd)
+
+
+def _written(tool: str, given: JsonObject) -> str | None:
+    """The path that a tool would write to, as it was given."""
+    path = given.get("file_path") or given.get("notebook_path")
+    return path if tool in WRITING and isinstance(path, str) else None
 
 
 def request_of(wish: Wish, cwd: Path, *, plan: str, before: str | None) -> InputRequest:

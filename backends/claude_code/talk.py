@@ -251,7 +251,7 @@ class Talk:
         if self._spec.level == "read_only":
             if requests.writes(tool, wanted):
                 return _decided("deny", denial("this run is read_only"))
-        elif await asyncio.to_thread(requests.written_outside, tool, wanted, self._spec.cwd, config_of(self._ctx.env)):
+        elif await asyncio.to_thread(requests.writes_own_file, tool, wanted, self._spec.cwd, config_of(self._ctx.env)):
             return _decided("ask", "the file is Claude Code's own")
         return {}
 

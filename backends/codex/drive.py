@@ -120,15 +120,9 @@ class Drive:
         env = self._environment()
         user, project = options.user_config(env), options.project_of(self._spec.cwd)
         trusted = all(map(self._ctx.settings.trusts, project))
-        places = [options.codex_home(env)]
-        if trusted or options.trusts(user, project):
-            places += [folder / ".codex" for folder in project]
-        rules = next(filter(None, map(options.loosening_rules, places)), None)
-        if self._spec.level == "read_only" and rules:
-            raise Denied(
-                f"{rules} lets commands run outside of the sandbox, which a read_only run must not; "
-                "use backend_config.isolated_home, or take the rules away"
-            )
+        if self._spec.level == "read_only":
+            trusting = trusted or options.trusts(user, project)
+            _check_rules([options.codex_home(env), *(folder / ".codex" for folder in project if trusting)])
         given = options.flags(self._options, user, project, trusted=trusted)
         fields = options.thread_fields(self._spec, self._options, user)
         if self._options.append_system_prompt:
@@ -209,6 +203,15 @@ class Drive:
         if self._options.isolated_home:
             env["CODEX_HOME"] = str(_isolated_home(env))
         return env
+
+
+def _check_rules(places: list[Path]) -> None:
+    """Refuses a read_only run that would leave its sandbox by the rules in one of these places. Blocks."""
+    if rules := next(filter(None, map(options.loosening_rules, places)), None):
+        raise Denied(
+            f"{rules} lets commands run outside of the sandbox, which a read_only run must not; "
+            "use backend_config.isolated_home, or take the rules away"
+        )
 
 
 def _isolated_home(env: Mapping[str, str]) -> Path:

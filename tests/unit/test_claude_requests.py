@@ -25,8 +25,8 @@ from backends.claude_code.requests import (
     request_of,
     verdict_of,
     writes,
+    writes_own_file,
     written_file,
-    written_outside,
 )
 from orchestrator.model import PERMISSIONS, Answer, InputRequest, JsonObject, Message, Permission
 
@@ -122,14 +122,14 @@ def test_a_file_elsewhere_is_known_by_where_it_really_is(cwd: Path, path: Any, e
     (cwd / "out").symlink_to(cwd.parent / "elsewhere")
     (cwd / "nowhere").symlink_to("../nothing")
     for tool, key in (("Write", "file_path"), ("Edit", "file_path"), ("NotebookEdit", "notebook_path")):
-        assert written_outside(tool, {key: path}, cwd, Path("/")) is expected
-    assert written_outside("Read", {"file_path": path}, cwd, Path("/")) is False
+        assert writes_own_file(tool, {key: path}, cwd, Path("/")) is expected
+    assert writes_own_file("Read", {"file_path": path}, cwd, Path("/")) is False
 
 
 @pytest.mark.parametrize("path", ["a\0b", "loop/a"])
 def test_a_path_that_leads_nowhere_raises_nothing(cwd: Path, path: str) -> None:
     (cwd / "loop").symlink_to("loop")
-    assert isinstance(written_outside("Write", {"file_path": path}, cwd, Path("/")), bool)
+    assert isinstance(writes_own_file("Write", {"file_path": path}, cwd, Path("/")), bool)
 
 
 # ---- approvals
