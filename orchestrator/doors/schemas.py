@@ -72,7 +72,7 @@ _PARTS = (
 TOOLS: tuple[Tool, ...] = (
     Tool(
         "spawn_run",
-        "Start a run of another agent and return its run_id at once. The run is kept on disk under cwd.",
+        "Start a run of another agent; returns its run_id at once. It is kept on disk under cwd.",
         {
             "backend": _s("the kind of agent: claude_code, codex, or remote_a2a (set backend_config.agent_url)"),
             "prompt": _s("the task, complete: the agent knows nothing else"),

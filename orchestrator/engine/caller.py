@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from pathlib import Path
 
 from orchestrator.config import Settings
@@ -39,11 +41,12 @@ class Caller:
     @property
     def agent_env(self) -> dict[str, str]:
         """What its agents get of its environment."""
-        denied = (*REMOVED, *self.settings.env_deny)
-        allowed = self.settings.env_allow or ("*",)
-        return {
-            name: value
-            for name, value in self.env.items()
-            if not any(fnmatchcase(name, pattern) for pattern in denied)
-            and any(fnmatchcase(name, pattern) for pattern in allowed)
-        }
+        denied = _any_of(REMOVED, tuple(self.settings.env_deny))
+        allowed = _any_of(tuple(self.settings.env_allow or ("*",)))
+        return {name: value for name, value in self.env.items() if allowed.match(name) and not denied.match(name)}
+
+
+@cache
+def _any_of(*patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """What matches a name that one of these shell patterns matches."""
+    return re.compile("|".join(translate(pattern) for group in patterns for pattern in group))

@@ -34,9 +34,9 @@ from orchestrator.errors import (
     WrongState,
     nearest,
 )
-from orchestrator.model import Answer, JsonObject, Message, Run, Status, new_id, now
+from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status, new_id, now
 from orchestrator.store import sessions
-from orchestrator.store.create import create_run
+from orchestrator.store.create import Created, create_run
 from orchestrator.store.layout import Home, RunDir
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import Mask, renewed, secrets_of
@@ -102,9 +102,14 @@ class Engine:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
         backend = await self._backend_for(arguments["backend"], caller)
-        settings, parent = await asyncio.to_thread(self._bounds, caller)
-        request = await asyncio.to_thread(spawn.request_of, arguments, backend, caller.cwd, settings, parent)
+        settings, request = await asyncio.to_thread(self._request, arguments, backend, caller)
         return await self._launch(request, backend, replace(caller, settings=settings))
+
+    def _request(
+        self, arguments: Mapping[str, Any], backend: Backend, caller: Caller
+    ) -> tuple[config.Settings, spawn.Request]:
+        settings, parent = self._bounds(caller)
+        return settings, spawn.request_of(arguments, backend, caller.cwd, settings, parent)
 
     async def _backend_for(self, name: str, caller: Caller) -> Backend:
         if caller.backends is not None and name not in caller.backends:
@@ -127,7 +132,6 @@ class Engine:
             raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
         if self.lives.draining is not None:
             raise HostUnavailable(self.lives.draining)
-        self.lives.use(await asyncio.to_thread(self.own_settings))
         # finished even when the caller goes away: a run that is on disk has to have a life
         return await uninterrupted(self._begin(request, backend, caller))
 
@@ -146,9 +150,8 @@ class Engine:
     async def _begin(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         spec, nickname, key = request
         mask = Mask(secrets_of(spec.backend_config, caller.env, caller.settings.mask_env))
-        created = await asyncio.to_thread(
-            create_run, self.home, spec, mask, nickname=nickname, idempotency_key=key, socket=self.lives.socket
-        )
+        own, created = await asyncio.to_thread(self._create, spec, mask, nickname, key)
+        self.lives.use(own)
         if created.log is None:
             assert created.existing is not None
             return await self.state(created.existing)
@@ -157,6 +160,13 @@ class Engine:
             await asyncio.to_thread(tree.add_member, root, spec.run_id)
         self.lives.begin(spec, log, backend, self._env_for(caller))
         return log.run
+
+    def _create(
+        self, spec: RunSpec, mask: Mask, nickname: str | None, key: str | None
+    ) -> tuple[config.Settings, Created]:
+        own = self.own_settings()  # before anything is written: settings that are wrong refuse the run
+        socket = self.lives.socket
+        return own, create_run(self.home, spec, mask, nickname=nickname, idempotency_key=key, socket=socket)
 
     def _env_for(self, caller: Caller) -> Mapping[str, str]:
         """What an agent gets of the environment: of a parent that may not do everything that which it was given itself,

@@ -114,10 +114,11 @@ def _write(
         session = sessions.Session(session_id=spec.session_id, agent_name=name, backend=spec.backend)
         sessions.save(workspace, session, durable=False)
     undo(shutil.rmtree, run_dir.path, ignore_errors=True)
-    log = RunLog.create(run_dir, document, mask, socket)
+    written = orjson.dumps(document, option=orjson.OPT_INDENT_2)
+    log = RunLog.create(run_dir, written, mask, socket)
     undo(log.close)
     undo(home.forget, spec.run_id)
-    home.add(run_dir, live=True, seal=seal_of(run_dir))
+    home.add(run_dir, live=True, seal=seal_of(written))
     sync_directory(str(run_dir.path.parent))
     return log, spec
 

@@ -152,9 +152,14 @@ class Home:
         content = os.fsencode(run.path)
         if seal := seal or self.seal(run):
             content += b"\0" + seal
-        for folder in (self.runs, self.live) if live else (self.runs,):
-            make_directory(folder)
-            replace_file(str(folder / run.run_id), content)
+        make_directory(self.runs)
+        replace_file(str(self.runs / run.run_id), content)
+        if live:
+            make_directory(self.live)
+            try:
+                (self.live / run.run_id).hardlink_to(self.runs / run.run_id)  # a name costs less than a file
+            except OSError:
+                replace_file(str(self.live / run.run_id), content)
 
     def seal(self, run: RunDir) -> bytes:
         """The seal of a run's spec, as `add` got it; empty if the index never had it."""

@@ -69,18 +69,18 @@ class RunLog:
         """The agent's process group, also one that the owner before left behind."""
 
     @classmethod
-    def create(cls, run_dir: RunDir, document: JsonObject, mask: Mask, socket: str | None = None) -> RunLog:
+    def create(cls, run_dir: RunDir, spec: bytes, mask: Mask, socket: str | None = None) -> RunLog:
         """Makes a run's directory, with `spec.json` durable, and owns it. Blocks on the disk.
 
         Args:
-            document: the spec as it is written, without credentials.
+            spec: what `spec.json` is to say, without credentials.
             socket: where this process takes commands for its runs from others, if it does.
         """
         run_dir.path.mkdir(mode=0o700)
         with locked(run_dir) as lock:
-            replace_file(run_dir.file("spec.json"), orjson.dumps(document, option=orjson.OPT_INDENT_2), durable=True)
+            replace_file(run_dir.file("spec.json"), spec, durable=True)
             replace_file(run_dir.file("reserve"), bytes(RESERVE_BYTES))
-            log = cls(run_dir, mask, Run.queued(RunSpec.from_json(document)), 0, lock, socket)
+            log = cls(run_dir, mask, Run.queued(RunSpec.from_json(orjson.loads(spec))), 0, lock, socket)
             try:
                 log.write_owner()
             except StoreError:

@@ -56,17 +56,19 @@ class Line(NamedTuple):
         return Event(self.seq, self.ts, self.type, cast(JsonObject, data))
 
 
-def seal_of(run_dir: RunDir) -> bytes:
-    """What `spec.json` says now, as a digest."""
-    try:
-        return hashlib.sha256(Path(run_dir.file("spec.json")).read_bytes()).hexdigest().encode()
-    except OSError as error:
-        raise StoreError(f"cannot read {run_dir.file('spec.json')}: {error.strerror}") from error
+def seal_of(spec: bytes) -> bytes:
+    """The digest of what stands in a `spec.json`."""
+    return hashlib.sha256(spec).hexdigest().encode()
 
 
 def is_tampered(home: Home, run_dir: RunDir) -> bool:
     """Whether a run's spec is not what it was when it was spawned, as far as the index knows."""
-    return bool(seal := home.seal(run_dir)) and seal != seal_of(run_dir)
+    if not (seal := home.seal(run_dir)):
+        return False
+    try:
+        return seal != seal_of(Path(run_dir.file("spec.json")).read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot read {run_dir.file('spec.json')}: {error.strerror}") from error
 
 
 def sealed_spec(home: Home, run_dir: RunDir) -> RunSpec:

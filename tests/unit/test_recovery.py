@@ -157,7 +157,7 @@ async def test_runs_of_a_session_go_on_in_their_order(home: Home, cwd: Path) -> 
     for log in (second, third):  # as runs that resume the first one's session stand on disk
         path = Path(log.dir.file("spec.json"))
         path.write_text(path.read_text().replace(log.run.session_id, spec["session_id"]))
-        home.add(log.dir, live=True, seal=seal_of(log.dir))
+        home.add(log.dir, live=True, seal=seal_of(Path(log.dir.file("spec.json")).read_bytes()))
         log.close()
     async with desk(cwd, agent) as tools:
         assert await tools.engine.recovery.recover() == 3
