@@ -13,8 +13,13 @@ from orchestrator.config import Settings
 from orchestrator.events import Update
 from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec
 
-Ability = Literal["steer", "resume", "fork", "permission", "images", "attach", "max_turns", "max_cost_usd"]
-"""The last two are limits that a backend can keep; a limit that it cannot keep is refused."""
+Ability = Literal[
+    "steer", "resume", "fork", "permission", "images", "attach",
+    "max_turns", "max_cost_usd",
+    "instructions", "model", "effort", "tools", "disallowed_tools",
+]  # fmt: skip
+"""Those of the second line are limits that it can keep; one that it cannot keep is refused. Those of the third are what
+of a profile it takes in `backend_config`; `instructions` as `append_system_prompt`, otherwise the prompt tells them."""
 
 
 DENIED = "The caller denied this"

@@ -321,7 +321,7 @@ def _asked(run: Run, event: Event) -> JsonObject:
 
 def _run_completed(run: Run, event: Event) -> JsonObject:
     data = event.data
-    result = {key: data[key] for key in ("final_response", "structured_output", "usage") if key in data}
+    result = {key: data[key] for key in ("final_response", "structured_output", "usage", "reports") if key in data}
     refs: Mapping[str, Any] = data.get("artifact_refs", {})
     result |= {
         f"{pointer[1:]}_ref": {"seq": event.seq, **ref} for pointer, ref in refs.items() if "/" not in pointer[1:]

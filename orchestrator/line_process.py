@@ -225,7 +225,7 @@ async def line_process(
     env: Mapping[str, str],
     run_id: str,
     ctx: RunContext,
-    keep: int | None = None,
+    keep: Sequence[int] = (),
 ) -> AsyncGenerator[LineProcess]:
     """Starts an agent, which is gone when the block ends, also if its end is cancelled.
 
@@ -233,7 +233,7 @@ async def line_process(
         command: the program's path and its arguments.
         env: its whole environment, but for the marker.
         ctx: is told of the process, so that the next owner of the run can end it if we cannot.
-        keep: a descriptor that it inherits besides the three.
+        keep: descriptors that it inherits besides the three.
 
     Raises:
         BackendError: it cannot be started (`backend_unavailable`).
@@ -250,7 +250,7 @@ async def line_process(
             cwd=cwd,
             env={**env, MARKER: run_id},
             start_new_session=True,
-            pass_fds=() if keep is None else (keep,),
+            pass_fds=keep,
         )
     except OSError as error:
         raise BackendError("backend_unavailable", f"cannot start {command[0]} in {cwd}: {error.strerror}") from error

@@ -250,6 +250,20 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRef(Document):
+    """The profile that a run was spawned with, as it was then."""
+
+    name: str
+    path: str
+    sha256: str
+    """Of the file."""
+    text: str
+    """The job description, which the run uses whatever becomes of the file."""
+    notices: list[str] | None = None
+    """What of the file was left out or lowered, for the caller to read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec(Document):
     """What the caller asked for. Written once to `spec.json` (credentials masked) and never changed."""
 
@@ -284,6 +298,7 @@ class RunSpec(Document):
     """How many ancestors the run has; the root is the topmost of them."""
     client_cwd: Path | None = None
     """Where the client was that asked; after a crash, one at the same place lends its environment again."""
+    profile: ProfileRef | None = None
     attach: Attachment | None = None
     """Set when the run goes on under another owner: find it again, and do not send the prompt. Never written."""
 
@@ -296,8 +311,10 @@ class RunSpec(Document):
     def from_json(cls, document: Mapping[str, Any]) -> RunSpec:
         """See `Document.from_json`; the path and the message get their types back."""
         typed = {**document, "cwd": Path(document["cwd"]), "message": Message.from_json(document["message"])}
-        client_cwd = document.get("client_cwd")
-        return super(RunSpec, cls).from_json({**typed, "client_cwd": Path(client_cwd) if client_cwd else None})
+        client_cwd, profile = document.get("client_cwd"), document.get("profile")
+        typed["client_cwd"] = Path(client_cwd) if client_cwd else None
+        typed["profile"] = ProfileRef.from_json(profile) if profile else None
+        return super(RunSpec, cls).from_json(typed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +344,7 @@ class Run(Document):
     resumed_from_run_id: str | None = None
     parent_run_id: str | None = None
     depth: int = 0
+    profile: JsonObject | None = None
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:
@@ -345,6 +363,7 @@ class Run(Document):
             resumed_from_run_id=spec.resumed_from_run_id,
             parent_run_id=spec.parent_run_id,
             depth=spec.depth,
+            profile=_without_text(spec.profile),
         )
 
     @property
@@ -374,3 +393,7 @@ class Run(Document):
                 "error": Failure.from_json(error) if error else None,
             }
         )
+
+
+def _without_text(profile: ProfileRef | None) -> JsonObject | None:
+    return {key: value for key, value in profile.to_json().items() if key != "text"} if profile else None

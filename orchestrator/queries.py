@@ -96,6 +96,7 @@ class Queries:
                 "permission_enforced": run.permission_enforced,
                 "resumed_from_run_id": run.resumed_from_run_id,
                 "depth": run.depth or None,
+                "profile": run.profile,
                 "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
             }
         )

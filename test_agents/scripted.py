@@ -23,6 +23,7 @@ orchestrator; behind `test_agents.a2a_agent` the same agent is a real A2A server
     sleep SECONDS               does nothing
     remember                    says how many prompts this session had before
     env NAME                    says an environment variable
+    system WORD                 says whether the word is in its job description, which comes before the script
     usage IN OUT [COST]         what it used
     json JSON                   structured output
     final TEXT                  the final response; otherwise the last message
@@ -101,6 +102,7 @@ class _Script:
         self._spec = spec
         self._ctx = ctx
         self._earlier = earlier
+        self._job, self._text = told_apart(spec.message.text)
         self._count = 0
         self._last = "done"
         self._final: str | None = None
@@ -108,7 +110,7 @@ class _Script:
         self._usage: Usage | None = None
 
     async def play(self) -> Outcome:
-        for line in self._spec.message.text.splitlines():
+        for line in self._text.splitlines():
             word, _, rest = line.strip().partition(" ")
             if not word:
                 continue
@@ -254,6 +256,9 @@ class _Script:
     async def _do_env(self, rest: str) -> None:
         await self._say(f"{rest}={self._ctx.env.get(rest, '')}")
 
+    async def _do_system(self, rest: str) -> None:
+        await self._say(f"{rest} is {'' if rest in self._job else 'not '}there")
+
     async def _do_usage(self, rest: str) -> None:
         numbers = rest.split()
         cost = float(numbers[2]) if len(numbers) > 2 else None
@@ -276,6 +281,15 @@ class _Script:
 
     async def _do_crash(self, _rest: str) -> Outcome:
         raise RuntimeError("the script asked for a crash")
+
+
+_FENCED = re.compile(r"(=+) Your job description \([^\n]*\) \1\n(.*)\n\1 Your task \1\n(.*)", re.DOTALL)
+
+
+def told_apart(text: str) -> tuple[str, str]:
+    """The job description that a message begins with, which may be none, and the rest."""
+    match = _FENCED.fullmatch(text)
+    return (match[2], match[3]) if match else ("", text)
 
 
 def _bytes_of(text: str) -> int | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import claude_agent_sdk
 import orjson
@@ -88,7 +89,8 @@ class Drive:
         else:
             self._session = self._resume
         env = agent_environment(self._ctx.env, self._spec.cwd, claude_agent_sdk.__version__)
-        async with _running(fields, self._spec, self._ctx, env) as (options, process):
+        appended = self._options.append_system_prompt
+        async with _running(fields, self._spec, self._ctx, env, appended) as (options, process):
             try:
                 async with Talk(self._spec, self._ctx, self._told, options, process) as talk:
                     _check_version(talk.about)
@@ -139,32 +141,47 @@ class Drive:
 
 @asynccontextmanager
 async def _running(
-    fields: JsonObject, spec: RunSpec, ctx: RunContext, env: Mapping[str, str]
+    fields: JsonObject, spec: RunSpec, ctx: RunContext, env: Mapping[str, str], appended: str | None
 ) -> AsyncGenerator[tuple[ClaudeAgentOptions, LineProcess]]:
-    """The CLI for these options. What it is told of MCP servers goes through a pipe, for it may hold credentials."""
-    servers, reader = fields.pop("mcp_servers"), None
-    if servers:
-        reader = await asyncio.to_thread(_piped, orjson.dumps({"mcpServers": servers}))
-        fields["mcp_servers"] = f"/dev/fd/{reader}"
-    options = ClaudeAgentOptions(**fields)
-    try:
+    """The CLI for these options. What it is told of MCP servers goes through a pipe, for it may hold credentials.
+
+    Args:
+        appended: to its system prompt.
+    """
+    servers = fields.pop("mcp_servers")
+    with ExitStack() as files:
+        keep: list[int] = []
+        if servers:
+            keep.append(await asyncio.to_thread(_piped, orjson.dumps({"mcpServers": servers}), files))
+            fields["mcp_servers"] = f"/dev/fd/{keep[-1]}"
+        if appended:
+            keep.append(await asyncio.to_thread(_filed, appended.encode(), files))
+            extra: JsonObject = fields.get("extra_args", {})
+            fields["extra_args"] = {**extra, "append-system-prompt-file": f"/dev/fd/{keep[-1]}"}
+        options = ClaudeAgentOptions(**fields)
         async with line_process(
-            command_of(options), cwd=spec.cwd, env=env, run_id=spec.run_id, ctx=ctx, keep=reader
+            command_of(options), cwd=spec.cwd, env=env, run_id=spec.run_id, ctx=ctx, keep=keep
         ) as process:
             yield options, process
-    finally:
-        if reader is not None:
-            os.close(reader)
 
 
-def _piped(text: bytes) -> int:
+def _piped(text: bytes, files: ExitStack) -> int:
     """A descriptor from which the text can be read once."""
     if len(text) > 60_000:
         raise BackendError("unsupported", "backend_config.mcp_servers is over 60,000 bytes", resumable=False)
     reader, writer = os.pipe()
+    files.callback(os.close, reader)
     with os.fdopen(writer, "wb") as pipe:
         pipe.write(text)
     return reader
+
+
+def _filed(text: bytes, files: ExitStack) -> int:
+    """A descriptor of a file without a name that holds the text."""
+    file = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  it is closed with the others
+    file.write(text)
+    file.seek(0)
+    return file.fileno()
 
 
 def _check_version(about: JsonObject) -> None:

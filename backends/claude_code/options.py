@@ -38,6 +38,8 @@ class Options:
     plan: bool = False
     """Begin in plan mode: the agent writes only after its plan was approved."""
     setting_sources: tuple[Source, ...] = ()
+    tools: tuple[str, ...] | None = None
+    """Its own tools that it is offered; all if nothing is said. Those of MCP servers are offered anyway."""
     disallowed_tools: tuple[str, ...] = ()
     mcp_servers: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject], repr=False)
     background_wait_s: float = 600.0
@@ -75,14 +77,13 @@ def check(spec: RunSpec, settings: Settings) -> None:
 
 
 def sdk_options(spec: RunSpec, options: Options, *, cli: str) -> JsonObject:
-    """The fields of `ClaudeAgentOptions` for a run, without the session and without what only a running one has."""
+    """The fields of `ClaudeAgentOptions` for a run, without the session and without what only a running one has: what
+    is appended to the system prompt is no argument of a program, for it may be long."""
     preset: JsonObject = {
         "type": "preset",
         "preset": "claude_code",
         "snapshot": False,
     }  # or a resumed one keeps its own
-    if options.append_system_prompt:
-        preset["append"] = options.append_system_prompt
     fields: JsonObject = {
         "cli_path": cli,
         "cwd": str(spec.cwd),
@@ -91,6 +92,7 @@ def sdk_options(spec: RunSpec, options: Options, *, cli: str) -> JsonObject:
         "setting_sources": list(options.setting_sources),
         "strict_mcp_config": True,
         "mcp_servers": dict(options.mcp_servers),
+        "tools": list(options.tools) if options.tools is not None else None,
         "disallowed_tools": [*UNSUITED, *options.disallowed_tools],
         "verbatim_prompts": True,
         "forward_subagent_text": True,
@@ -130,6 +132,7 @@ _READERS: Mapping[str, values.Reader] = {
     "append_system_prompt": values.text,
     "plan": values.flag,
     "setting_sources": _sources,
+    "tools": values.words,
     "disallowed_tools": values.words,
     "mcp_servers": values.mcp_servers,
     "background_wait_s": values.seconds,

@@ -22,7 +22,9 @@ class Codex:
     """The backend `codex`."""
 
     name = "codex"
-    abilities: frozenset[Ability] = frozenset({"steer", "resume", "fork", "permission", "images"})
+    abilities: frozenset[Ability] = frozenset(
+        {"steer", "resume", "fork", "permission", "images", "instructions", "model", "effort"}
+    )
 
     def check(self, spec: RunSpec, settings: Settings) -> None:
         """See `Backend.check`."""

@@ -59,11 +59,7 @@ def _o(description: str) -> JsonObject:
     return {"type": "object", "description": description}
 
 
-_RUN: JsonObject = {
-    "run_id": _s(),
-    "agent_name": _s("instead of run_id: the agent's newest run"),
-    "cwd": _s("of agent_name; default: yours"),
-}
+_RUN: JsonObject = {"run_id": _s(), "agent_name": _s("or run_id"), "cwd": _s("of agent_name")}
 _PARTS = (
     "{role: user|agent|system, parts: [{type: text, text} | {type: data, data} | "
     "{type: file, uri | bytes_base64, mime_type?, name?}], metadata?}"
@@ -78,16 +74,16 @@ TOOLS: tuple[Tool, ...] = (
             "prompt": _s("the task, complete: the agent knows nothing else"),
             "input_message": _o(f"instead of prompt: {_PARTS}"),
             "cwd": _s("absolute path of the directory to work in"),
-            "role": _s("label", default="worker", maxLength=64),
+            "role": _s("label; default worker", maxLength=64),
+            "profile": _s("name or path of a job description"),
             "nickname": _s("wished agent_name"),
-            "session_mode": {"enum": list(SESSION_MODES), "default": "new"},
+            "session_mode": {"enum": list(SESSION_MODES)},
             "session_id": _s("to resume or fork"),
             "output_schema": _o("JSON Schema that the final answer must match"),
             "permission": {"enum": list(PERMISSIONS), "description": "default workspace_write"},
             "on_approval": {
                 "enum": list(ON_APPROVAL),
-                "default": "ask",
-                "description": "ask: approvals become pending requests",
+                "description": "default ask: approvals become pending requests",
             },
             "limits": _o(
                 "{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd}: seconds of work, for each answer, "
@@ -101,7 +97,7 @@ TOOLS: tuple[Tool, ...] = (
                 "auth_token | auth_token_env, headers"
             ),
         },
-        ("backend", "cwd"),
+        ("cwd",),
         read=False,
         always=True,
     ),

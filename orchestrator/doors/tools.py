@@ -79,14 +79,17 @@ class Tools:
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
         run = await self._engine.spawn(given, self._caller)
-        return {
-            "run_id": run.run_id,
-            "session_id": run.session_id,
-            "agent_name": run.agent_name,
-            "backend": run.backend,
-            "role": run.role,
-            "status": run.status,
-        }
+        return compact(
+            {
+                "run_id": run.run_id,
+                "session_id": run.session_id,
+                "agent_name": run.agent_name,
+                "backend": run.backend,
+                "role": run.role,
+                "status": run.status,
+                "notices": (run.profile or {}).get("notices"),
+            }
+        )
 
     async def _get_run(self, given: JsonObject) -> JsonObject:
         return await self._queries.get_run(await self._find(given))

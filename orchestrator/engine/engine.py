@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator import config
+from orchestrator import config, profiles
 from orchestrator.backend import Backend
-from orchestrator.engine import spawn, tree
+from orchestrator.engine import profiled, spawn, tree
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
 from orchestrator.engine.lives import Lives
@@ -35,6 +35,7 @@ from orchestrator.errors import (
     nearest,
 )
 from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status, new_id, now
+from orchestrator.profiles import Profile
 from orchestrator.store import sessions
 from orchestrator.store.create import Created, create_run
 from orchestrator.store.layout import Home, RunDir
@@ -101,15 +102,30 @@ class Engine:
         Raises:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
-        backend = await self._backend_for(arguments["backend"], caller)
-        settings, request = await asyncio.to_thread(self._request, arguments, backend, caller)
+        profile = None
+        if "profile" in arguments:
+            profile = await asyncio.to_thread(self._profile, arguments["profile"], arguments["cwd"])
+        name = arguments.get("backend") or (profile.fields.get("backend") if profile else None)
+        if name is None:
+            raise InvalidArgument("give backend, or a profile that names one")
+        backend = await self._backend_for(name, caller)
+        settings, request = await asyncio.to_thread(self._request, arguments, profile, backend, caller)
         return await self._launch(request, backend, replace(caller, settings=settings))
 
+    def _profile(self, given: str, cwd: str) -> Profile:
+        return profiles.find(given, spawn.workspace_path(cwd), self.home.path)
+
     def _request(
-        self, arguments: Mapping[str, Any], backend: Backend, caller: Caller
+        self, arguments: Mapping[str, Any], profile: Profile | None, backend: Backend, caller: Caller
     ) -> tuple[config.Settings, spawn.Request]:
         settings, parent = self._bounds(caller)
-        return settings, spawn.request_of(arguments, backend, caller.cwd, settings, parent)
+        ref = None
+        if profile is not None:
+            cwd, by_agent = spawn.workspace_path(arguments["cwd"]), caller.parent_run_id is not None
+            trusted = profiled.is_trusted(profile, cwd, settings, by_agent=by_agent)
+            ceiling = tree.ceiling_of(settings, parent)
+            arguments, ref = profiled.profiled(arguments, profile, backend, ceiling, trusted=trusted)
+        return settings, spawn.request_of(arguments, backend, caller.cwd, settings, parent, ref)
 
     async def _backend_for(self, name: str, caller: Caller) -> Backend:
         if caller.backends is not None and name not in caller.backends:

@@ -17,12 +17,15 @@ from typing import Literal
 from orchestrator.backend import Backend
 from orchestrator.config import Settings
 from orchestrator.engine.clock import ActiveClock, patience_of
-from orchestrator.engine.history import CREDENTIALS, WAITING_FOR_CLIENT, History
+from orchestrator.engine.equipment import ask_for_credentials, native_session
+from orchestrator.engine.history import WAITING_FOR_CLIENT, History
 from orchestrator.engine.outcome import LastEvent, last_event, result_of
+from orchestrator.engine.profiled import instructed
+from orchestrator.engine.reports import Reports
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
 from orchestrator.engine.steering import Steering
-from orchestrator.errors import BackendError, InvalidArgument, StoreError, Unsupported, WrongState
+from orchestrator.errors import InvalidArgument, StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
     ArtifactChunk,
@@ -82,7 +85,7 @@ class Life:
         *,
         hosted: bool = False,
     ) -> None:
-        self.spec = spec
+        self.spec = spec = instructed(spec, backend)
         self.log = log
         self.env: Mapping[str, str] = env or {}
         self._lent: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
@@ -95,6 +98,7 @@ class Life:
         self._slots = slots
         self.settings = settings
         self._slot: Slot | None = None
+        self._reports: Reports | None = None
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -315,7 +319,7 @@ class Life:
         async with patience_of(ttl) as patience, self._turn():
             spec = self.spec
             if spec.session_mode == "resume":  # a fork was given its origin's session when it was spawned
-                native = await asyncio.to_thread(self._native_session)
+                native = await asyncio.to_thread(native_session, self.log.dir.workspace, spec.session_id)
                 spec = replace(spec, native_session_id=native)
             if self._recovered:
                 spec = await self._equipped(spec)
@@ -323,6 +327,7 @@ class Life:
                 await self._tell_detail(WAITING_FOR_SLOT)
             async with self._slots.slot(spec.run_id, spec.priority) as self._slot:
                 patience.reschedule(None)
+                self._reports = await asyncio.to_thread(Reports, spec.cwd)
                 self._clock.go()
                 return await self._backend.run(spec, self)
 
@@ -336,39 +341,12 @@ class Life:
             self.env = self._lent.result()
         config = spec.backend_config
         if lost := lost_credentials(config):
-            config = renewed(config, await self._ask_for(lost))
+            config = renewed(config, await ask_for_credentials(self._requests, lost))
         self.log.hide(secrets_of(config, self.env))
         return replace(spec, backend_config=config)
 
     async def _tell_detail(self, detail: str) -> None:
         await self.log.append("status_changed", lambda run: {"status": run.status, "detail": detail})
-
-    async def _ask_for(self, lost: list[str]) -> JsonObject:
-        """Asks the caller for credentials that were lost with an earlier owner. The agent has no part in it."""
-        if not set(lost) <= {"auth_token", "headers"}:
-            raise BackendError("host_lost", f"the process that owned this run is gone, and with it {', '.join(lost)}")
-        text = (
-            f"The process that owned this run is gone, and with it what backend_config had as {', '.join(lost)}. "
-            "Give it again: continue_run with this request_id and backend_config."
-        )
-        given: JsonObject = {}
-        while not set(lost) <= given.keys():
-            answer = await self._requests.ask(InputRequest(request_id=CREDENTIALS, kind="auth", text=text))
-            if answer.decision == "deny":
-                raise BackendError("auth_failed", "the credentials that were lost were not given again")
-            given |= answer.backend_config
-        return given
-
-    def _native_session(self) -> str:
-        session = sessions.load(self.log.dir.workspace, self.spec.session_id)
-        if session.native_session_id is None:
-            raise BackendError(
-                "agent_error",
-                f"session {session.session_id} was never opened by its agent, so there is nothing to resume",
-                resumable=False,
-                next_step="spawn a new run with session_mode 'new'",
-            )
-        return session.native_session_id
 
     async def _ending(self, outcome: Outcome | Exception | Stop) -> LastEvent:
         try:
@@ -377,7 +355,7 @@ class Life:
             return await self._last_event(defect)
 
     async def _last_event(self, end: Outcome | Exception | Stop) -> LastEvent:
-        return await last_event(self.spec, self.log.run, end, bound=self._bound)
+        return await last_event(self.spec, self.log.run, end, bound=self._bound, reports=self._reports)
 
     async def _end(self, last: LastEvent) -> None:
         """Writes the last event. A run whose end cannot be written is not over: try again until the process ends."""

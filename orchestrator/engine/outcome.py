@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from orchestrator.errors import BackendError, OrchestratorError, StoreError
+from orchestrator.json_schema import mismatch
 from orchestrator.model import Cancelled, Completed, Failed, JsonObject, Outcome, Rejected, Run, RunSpec, Status
 
 if TYPE_CHECKING:
     from orchestrator.engine.life import Stop
+    from orchestrator.engine.reports import Reports
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +57,18 @@ async def result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
         return error
 
 
-async def last_event(spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *, bound: bool) -> LastEvent:
+async def last_event(
+    spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *, bound: bool, reports: Reports | None = None
+) -> LastEvent:
     """The terminal event for what happened. Checks the final answer against the run's schema.
 
     Args:
         bound: whether the agent's session is known, without which nothing can be resumed.
+        reports: as they were when the agent began; what was written since is told with a result.
     """
     last = await _told(spec, run, end)
+    if last.type == "run_completed" and reports and (written := await asyncio.to_thread(reports.written)):
+        last.data["reports"] = written
     if last.type == "run_failed" and not bound and last.data["resumable"]:
         data: JsonObject = {**last.data, "resumable": False}
         if _RESUME in data["next_step"]:
@@ -128,8 +135,8 @@ async def _completed(spec: RunSpec, end: Completed) -> LastEvent:
     if spec.output_schema is not None:
         if structured is None:
             structured = _parsed(end.final_response)
-        problem = await asyncio.to_thread(_schema_problem, spec.output_schema, structured)
-        if problem:
+        problem = "the run was asked for structured output and gave none"
+        if structured is None or (problem := await asyncio.to_thread(mismatch, spec.output_schema, structured)):
             return _failure("invalid_output", f"{problem}; the agent's answer was: {end.final_response[:4000]}")
     if structured is not None:
         data["structured_output"] = structured
@@ -147,35 +154,3 @@ def _parsed(text: str) -> Any:
         return orjson.loads(body)
     except ValueError:
         return None
-
-
-def _schema_problem(schema: JsonObject, value: Any) -> str | None:
-    if value is None:
-        return "the run was asked for structured output and gave none"
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    try:
-        # an explicit registry: the default one would fetch references from the network
-        validator = validator_for(schema)(schema, registry=Registry())
-        error = next(iter(validator.iter_errors(value)), None)
-    except Unresolvable as missing:
-        return f"output_schema refers to something it does not contain: {missing}"
-    except Exception as fault:  # noqa: BLE001  a schema is a caller's program: it may recurse, overflow, anything
-        return f"output_schema cannot be applied: {type(fault).__name__}"
-    return f"the output does not match output_schema at {error.json_path}: {error.message[:500]}" if error else None
-
-
-def schema_fault(schema: JsonObject) -> str | None:
-    """What is wrong with a JSON Schema itself; None if nothing is."""
-    from jsonschema import SchemaError
-    from jsonschema.validators import validator_for
-
-    try:
-        validator_for(schema).check_schema(schema)
-    except SchemaError as error:
-        return f"{error.json_path}: {error.message[:300]}"
-    except Exception as fault:  # noqa: BLE001  see above
-        return f"$: it cannot be read ({type(fault).__name__}: {fault})"
-    return None

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple, cast, get_args
 
 import orjson
 
-from orchestrator.backend import Ability, Backend
+from orchestrator.backend import Backend
 from orchestrator.config import Settings
-from orchestrator.engine.outcome import schema_fault
 from orchestrator.engine.tree import Parent, ceiling_of, check_depth, check_place, check_programs, under
-from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported, nearest
-from orchestrator.model import JsonObject, Message, Role, RunSpec, SessionMode, as_object, new_id, now
+from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported
+from orchestrator.json_schema import schema_fault
+from orchestrator.limits import KEPT_BY_BACKENDS, limits_of
+from orchestrator.model import JsonObject, Message, ProfileRef, Role, RunSpec, SessionMode, as_object, new_id, now
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 
-LIMITS = ("timeout_s", "input_timeout_s", "queue_ttl_s", "max_turns", "max_cost_usd")
-_KEPT_BY_BACKENDS: tuple[Ability, ...] = ("max_turns", "max_cost_usd")
 METADATA_BYTES = 2_000
 MESSAGE_BYTES = 4 * 2**20
 
@@ -36,13 +35,19 @@ class Request(NamedTuple):
 
 
 def request_of(
-    arguments: Mapping[str, Any], backend: Backend, client_cwd: Path, settings: Settings, parent: Parent | None
+    arguments: Mapping[str, Any],
+    backend: Backend,
+    client_cwd: Path,
+    settings: Settings,
+    parent: Parent | None,
+    profile: ProfileRef | None = None,
 ) -> Request:
     """Checks the arguments and makes the spec. Looks at the disk, so it is called in a thread.
 
     Args:
         settings: those of the caller.
         parent: the run that spawns, if one does.
+        profile: what the arguments were filled in from.
 
     Raises:
         InvalidArgument, Unsupported, SessionNotFound, Conflict, LimitExceeded: nothing was written.
@@ -84,6 +89,7 @@ def request_of(
         metadata=_metadata(arguments.get("metadata")),
         priority=arguments.get("priority", 1),
         client_cwd=client_cwd,
+        profile=profile,
         **lineage(parent),
     )
     check_abilities(spec, backend, settings)
@@ -102,7 +108,7 @@ def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None
     """Refuses what the backend does not support."""
     if spec.session_mode in ("resume", "fork") and spec.session_mode not in backend.abilities:
         raise Unsupported(f"backend {backend.name!r} cannot {spec.session_mode} sessions; use session_mode 'new'")
-    for name in _KEPT_BY_BACKENDS:
+    for name in KEPT_BY_BACKENDS:
         if name in spec.limits and name not in backend.abilities:
             raise Unsupported(f"backend {backend.name!r} cannot keep limits.{name}; use limits.timeout_s")
     backend.check(spec, settings)
@@ -143,19 +149,6 @@ def message_of(arguments: Mapping[str, Any], *, required: bool, text: str = "pro
     if _size("the message", message.parts) > MESSAGE_BYTES:
         raise LimitExceeded(f"the message is over {MESSAGE_BYTES:,} bytes; put large material into files in cwd")
     return message
-
-
-def limits_of(given: JsonObject) -> JsonObject:
-    """The limits of a run: seconds, a number of calls of the model, US dollars."""
-    for name, value in given.items():
-        if name not in LIMITS:
-            raise InvalidArgument(f"no limit {name!r}{nearest(name, LIMITS)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-            what = "number" if name in _KEPT_BY_BACKENDS else "number of seconds"
-            raise InvalidArgument(f"limits.{name} must be a positive {what}, not {value!r}")
-        if name == "max_turns" and value != int(value):
-            raise InvalidArgument(f"limits.max_turns must be a whole number, not {value!r}")
-    return given
 
 
 def _session(cwd: Path, mode: SessionMode, session_id: str | None, backend: Backend) -> sessions.Session | None:

@@ -24,7 +24,8 @@ remembered between requests, processes and sessions.
     remember                    says how many scripts this conversation had before
     env NAME                    says an environment variable of its commands
     heard                       says what the last tool gave
-    system WORD                 says whether the word is in what the agent's instructions say
+    system WORD                 says whether the word is in the agent's instructions, or in a job description before
+                                the script
     usage IN OUT                what the model says that it used
     auth, fail WHY, http CODE   no answer, but an error; `auth` until it is told something
     flaky COUNT CODE [WHY]      so many errors, and then the script goes on
@@ -41,6 +42,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from orchestrator.model import JsonObject
+from test_agents.scripted import told_apart
 
 WORDS = frozenset(
     "say think final events command run run+ runs file edit read tool call todo ask asks approve json listen sleep "
@@ -94,7 +96,7 @@ class Past(NamedTuple):
 
 def is_script(text: str) -> bool:
     """Whether a message is one of ours."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in told_apart(text)[1].splitlines() if line.strip()]
     return bool(lines) and all(line.split(" ")[0] in WORDS for line in lines)
 
 
@@ -124,7 +126,7 @@ class _Play:
 
     def answers(self) -> Answers:
         """Yields each answer, and is sent what came back for it. The last one calls no tool."""
-        for line in self._past.script.strip().splitlines():
+        for line in told_apart(self._past.script)[1].splitlines():
             word, _, rest = line.strip().partition(" ")
             if word:
                 yield from getattr(self, "_do_" + word.replace("+", "_on"))(rest.strip())
@@ -238,7 +240,8 @@ class _Play:
         return self._say("".join(self._last.results))
 
     def _do_system(self, rest: str) -> Answers:
-        return self._say(f"{rest} is {'' if rest in self._past.instructions else 'not '}there")
+        told = self._past.instructions + told_apart(self._past.script)[0]
+        return self._say(f"{rest} is {'' if rest in told else 'not '}there")
 
     def _do_usage(self, rest: str) -> Answers:
         numbers = rest.split()

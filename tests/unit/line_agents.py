@@ -61,7 +61,7 @@ class Place:
         self.run_id = new_id("run")
         self._before = psutil.Process().num_fds()
 
-    def start(self, *command: str, keep: int | None = None) -> AbstractAsyncContextManager[LineProcess]:
+    def start(self, *command: str, keep: tuple[int, ...] = ()) -> AbstractAsyncContextManager[LineProcess]:
         env = {"PATH": os.environ["PATH"]}
         return line_process(command, cwd=self.cwd, env=env, run_id=self.run_id, ctx=self.ctx, keep=keep)
 

@@ -181,7 +181,7 @@ async def test_it_inherits_the_descriptor_that_it_is_to_keep_and_no_other(place:
         os.set_inheritable(writer, True)
         os.write(writer, b"x")
         script = f"import os; print(os.read({reader}, 99), *os.listdir('/dev/fd'))"
-        async with place.start(sys.executable, "-c", script, keep=reader) as process:
+        async with place.start(sys.executable, "-c", script, keep=(reader,)) as process:
             (line,) = await said(process)
     finally:
         os.close(reader)
