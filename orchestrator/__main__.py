@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.host.place import TOOLSETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.platform == "win32":
         sys.stderr.write("orchestrator needs Linux or macOS; on Windows run it inside WSL\n")
         return 2
-    if given in (["mcp"], ["mcp", "--scripted"]):  # what clients start: no parser is loaded for it
-        return serve_mcp(scripted=len(given) > 1)
+    if (wanted := _plain_mcp(given)) is not None:  # what clients start: no parser is loaded for it
+        return serve_mcp(**wanted)
     if given[:3] == ["host", "serve", "--detach"]:  # what a bridge starts
         return _be_the_host(given[3:])
     try:
@@ -32,16 +34,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def serve_mcp(*, scripted: bool, in_process: bool = False, verbose: bool = False) -> int:
+def _plain_mcp(given: list[str]) -> dict[str, Any] | None:
+    """The arguments of `serve_mcp` for `mcp` with what clients usually say; None for anything else."""
+    match given:
+        case ["mcp"]:
+            return {}
+        case ["mcp", "--scripted"]:
+            return {"scripted": True}
+        case ["mcp", "--toolset", names]:
+            return {"toolsets": names.split(",")}
+        case _:
+            return None
+
+
+def serve_mcp(
+    *, scripted: bool = False, toolsets: Sequence[str] = (), in_process: bool = False, verbose: bool = False
+) -> int:
     """`orchestrator mcp`: a bridge to the host, or a server with the runs in this process."""
+    if unknown := [name for name in toolsets if name not in TOOLSETS]:
+        sys.stderr.write(f"orchestrator: no toolset {unknown[0]!r}; known: {', '.join(TOOLSETS)}\n")
+        return 2
     if sys.stdin is not None and sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         sys.stderr.write("serving MCP on stdin and stdout; this is for MCP clients to start (end it with Ctrl-C)\n")
     if not in_process:
         from orchestrator.host import bridge
 
-        if bridge.run(scripted=scripted):
+        if bridge.run(scripted=scripted, toolsets=list(toolsets)):
             return 0
-    _serve_in_process(scripted=scripted, verbose=verbose)
+    _serve_in_process(scripted=scripted, toolsets=toolsets, verbose=verbose)
     return 0
 
 
@@ -53,7 +73,7 @@ def _be_the_host(given: list[str]) -> int:
     return serve(key=options["--key"], lock=lock, status=status, detach=True)
 
 
-def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
+def _serve_in_process(*, scripted: bool, toolsets: Sequence[str], verbose: bool) -> None:
     import asyncio
     import logging
     import os
@@ -74,7 +94,8 @@ def _serve_in_process(*, scripted: bool, verbose: bool) -> None:
         # slow disks hold threads; those of one run must not be all that there are
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "disk"))
         backends = Backends({**BACKENDS, **SCRIPTED} if scripted else BACKENDS)
-        caller = Caller(cwd=Path.cwd(), env=dict(os.environ), parent_run_id=os.environ.get(MARKER))
+        env, parent = dict(os.environ), os.environ.get(MARKER)
+        caller = Caller(cwd=Path.cwd(), env=env, toolsets=frozenset(toolsets), parent_run_id=parent)
         async with Engine(Home.default(), backends.load, scope=caller.cwd) as engine:
             caller = replace(caller, settings=engine.settings_of(caller))
             with engine.lives.client(caller):

@@ -54,6 +54,13 @@ def _runs(_ctx: typer.Context, incomplete: str) -> list[str]:
     return names(incomplete)
 
 
+def profile_names(_ctx: typer.Context, incomplete: str) -> list[str]:
+    """What completes the name of a profile."""
+    from orchestrator.cli.complete import profiles
+
+    return profiles(incomplete)
+
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document a line, in the shapes of the MCP tools.")]
 Cwd = Annotated[Path | None, typer.Option("--cwd", "-C", help="The directory to work for; default: this one.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or an agent's name.", autocompletion=_runs)]
@@ -91,6 +98,9 @@ async def run(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the task from a file.")] = None,
     model: Annotated[str | None, typer.Option(help="The agent's model; short for --backend-config.")] = None,
     agent_url: Annotated[str | None, typer.Option(help="Of a remote A2A agent; short for --backend-config.")] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="A job description.", autocompletion=profile_names)
+    ] = None,
     role: Annotated[str | None, typer.Option(help="A label.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A wished agent name.")] = None,
     resume: Annotated[str | None, typer.Option(help="Go on in the session of this run, agent or session.")] = None,

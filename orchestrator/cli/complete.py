@@ -1,23 +1,20 @@
-"""What the shell completes: run ids and agents' names of this directory."""
+"""What the shell completes: run ids and agents' names of this directory, and profiles."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from orchestrator.store.layout import RUN_ID, Workspace
+from orchestrator.store.layout import Home, Workspace
 
 
 def names(incomplete: str) -> list[str]:
     """Agents' names, and the newest runs."""
-    root = Workspace(Path.cwd()).root
-    agents = _list(root / "names")
-    runs = sorted((name for name in _list(root / "runs") if RUN_ID.fullmatch(name)), reverse=True)[:50]
-    return [name for name in (*sorted(agents), *runs) if name.startswith(incomplete)]
+    workspace = Workspace(Path.cwd())
+    return [name for name in (*workspace.agent_names(), *workspace.run_ids()[:50]) if name.startswith(incomplete)]
 
 
-def _list(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)  # noqa: PTH208
-    except OSError:
-        return []
+def profiles(incomplete: str) -> list[str]:
+    """The names of profiles."""
+    from orchestrator.profiles import listed
+
+    return [row.name for row in listed(Path.cwd(), Home.default().path) if row.name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""Commands beside those on runs: gc, doctor, config, clients, host, mcp."""
+"""Commands beside those on runs: gc, doctor, config, clients, profiles, host, mcp."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import Cwd, Json, app, reach_of
+from orchestrator.cli.app import Cwd, Json, app, profile_names, reach_of
 from orchestrator.cli.output import end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
 app.add_typer(host, name="host")
+profiles = typer.Typer(help="Job descriptions for agents: `orchestrator run --profile NAME`.", no_args_is_help=True)
+app.add_typer(profiles, name="profiles")
+Named = Annotated[str, typer.Argument(metavar="PROFILE", help="A name or a file.", autocompletion=profile_names)]
 
 
 @app.command(epilog="orchestrator gc --older-than 14d --delete")
@@ -71,12 +74,54 @@ def clients(
 def mcp(
     in_process: Annotated[bool, typer.Option("--in-process", help="Keep the runs in this process.")] = False,
     scripted: Annotated[bool, typer.Option("--scripted", help="Also offer an agent without a model.")] = False,
+    toolset: Annotated[list[str] | None, typer.Option(help="Further tools: team (list_profiles).")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="With --in-process: log to stderr.")] = False,
 ) -> None:
     """Serves the tools to an MCP client on stdin and stdout."""
     from orchestrator.__main__ import serve_mcp
 
-    raise typer.Exit(serve_mcp(scripted=scripted, in_process=in_process, verbose=verbose))
+    toolsets = [name for names in toolset or () for name in names.split(",")]
+    raise typer.Exit(serve_mcp(scripted=scripted, toolsets=toolsets, in_process=in_process, verbose=verbose))
+
+
+@profiles.command("ls", epilog="orchestrator profiles ls --json")
+def profiles_ls(cwd: Cwd = None, as_json: Json = False) -> None:
+    """Lists those that a run in this directory takes by name."""
+    from orchestrator.cli import profiles as known
+
+    end(lambda: known.ls(reach_of(cwd), as_json=as_json), as_json=as_json)
+
+
+@profiles.command("show", epilog="orchestrator profiles show reviewer-remediator")
+def profiles_show(profile: Named, cwd: Cwd = None, as_json: Json = False) -> None:
+    """Prints one, with what its front matter says."""
+    from orchestrator.cli import profiles as known
+
+    end(lambda: known.show(reach_of(cwd), profile, as_json=as_json), as_json=as_json)
+
+
+@profiles.command("check", epilog="orchestrator profiles check     orchestrator profiles check profiles/mine.md")
+def profiles_check(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[PROFILE]...", help="Default: all.")] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> None:
+    """Says what is wrong with them. Exit code 1: something is."""
+    from orchestrator.cli import profiles as known
+
+    end(lambda: known.check(reach_of(cwd), names or [], as_json=as_json), as_json=as_json)
+
+
+@profiles.command("new", epilog="orchestrator profiles new security-reviewer")
+def profiles_new(
+    name: Annotated[str, typer.Argument(help="Letters, digits, '.', '_' and '-'.")],
+    own: Annotated[bool, typer.Option("--own", help="For all your directories, not in this one's profiles/.")] = False,
+    cwd: Cwd = None,
+) -> None:
+    """Writes the beginning of one, to be edited."""
+    from orchestrator.cli import profiles as known
+
+    end(lambda: known.new(reach_of(cwd), name, own=own))
 
 
 @host.command("start")

@@ -47,7 +47,7 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         return DONE
     from rich.text import Text
 
-    from orchestrator.cli.lines import STYLES, cut_line
+    from orchestrator.cli.lines import STYLES
 
     out, run = console(), harmless(run)
     head = Text.assemble((run["agent_name"], "bold"), "  ", (run["status"], STYLES.get(run["status"], "")))
@@ -61,6 +61,7 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         "parent": run.get("parent_run_id"),
         "place": f"{run['queue_place']} in the queue" if "queue_place" in run else None,
         "resumes": run.get("resumed_from_run_id"),
+        "profile": profile["name"] + f" ({profile['path']})" if (profile := run.get("profile")) else None,
     }
     for name, value in facts.items():
         if value:
@@ -71,12 +72,22 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         out.print(Text(f"\n{error['code']}: {error['message']}", style="red"))
         out.print(Text(error["next_step"], style="dim"))
     if result := run.get("result"):
-        out.print(Text("\n" + str(result.get("final_response", ""))))
-        if "final_response_ref" in result:
-            out.print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
-        if usage := result.get("usage"):
-            out.print(Text("  ".join(f"{name} {value}" for name, value in usage.items()), style="dim"))
+        _show_result(out, run, result)
     return DONE
+
+
+def _show_result(out: Console, run: JsonObject, result: JsonObject) -> None:
+    from rich.text import Text
+
+    from orchestrator.cli.lines import cut_line
+
+    out.print(Text("\n" + str(result.get("final_response", ""))))
+    if "final_response_ref" in result:
+        out.print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
+    for report in result.get("reports", ()):
+        out.print(Text("report  ", style="dim") + Text(str(Path(run["cwd"], report))))
+    if usage := result.get("usage"):
+        out.print(Text("  ".join(f"{name} {value}" for name, value in usage.items()), style="dim"))
 
 
 def _show_request(out: Console, run_dir: RunDir, request: JsonObject) -> None:

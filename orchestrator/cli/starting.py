@@ -40,11 +40,14 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
     """
     backend_config = json_of("--backend-config", given["backend_config"]) or {}
     backend_config |= {name: given[name] for name in ("model", "agent_url") if given[name]}
-    backend = given["backend"] or ("remote_a2a" if "agent_url" in backend_config else None) or _usual(reach)
-    if not backend:
-        raise InvalidArgument("say which agent: --backend NAME, or `backend` in the settings")
+    backend = given["backend"] or ("remote_a2a" if "agent_url" in backend_config else None)
+    if not backend and not (given["profile"] and _names_backend(reach, given["profile"])):
+        backend = _usual(reach)
+        if not backend:
+            raise InvalidArgument("say which agent: --backend NAME, or `backend` in the settings")
     arguments: JsonObject = {
         "backend": backend,
+        "profile": given["profile"],
         "prompt": _prompt(given["prompt"], given["file"]),
         "cwd": str(reach.cwd),
         "role": given["role"],
@@ -62,6 +65,12 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
         arguments |= {"session_mode": "fork" if given["fork"] else "resume"}
         arguments["session_id"] = _session(reach, given["resume"])
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _names_backend(reach: Reach, profile: str) -> bool:
+    from orchestrator.profiles import find
+
+    return "backend" in find(profile, reach.cwd, reach.home.path).fields
 
 
 def _usual(reach: Reach) -> str:

@@ -1,4 +1,4 @@
-"""The MCP door: the tools on the SDK's low-level Server, over any pair of streams, in both protocol eras.
+"""The MCP door: tools, prompts and resources on the SDK's low-level Server, over any streams, in both eras.
 
 MCPServer is not used: it drops unknown arguments silently and puts a prefix before every error. An error is a tool
 result with `isError` and text alone, because known clients read different channels of an error that has both.
@@ -21,7 +21,8 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 from orchestrator import __version__
-from orchestrator.doors.schemas import INSTRUCTIONS, TOOLS, Tool
+from orchestrator.doors.mcp_offers import Offers
+from orchestrator.doors.schemas import INSTRUCTIONS, Tool
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import Internal, OrchestratorError
 from orchestrator.model import JsonObject
@@ -33,17 +34,24 @@ def make_server(tools: Tools) -> Server[dict[str, Any]]:
     """An MCP server that offers the tools to one caller."""
 
     async def list_tools(_ctx: Any, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_listed(tool) for tool in TOOLS])
+        return types.ListToolsResult(tools=[_listed(tool) for tool in tools.offered])
 
     async def call_tool(_ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         return await call(tools, params.name, params.arguments or {})
 
+    offers = Offers(tools)
     return Server(
         "orchestrator",
         version=__version__,
         instructions=INSTRUCTIONS,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
+        on_list_prompts=offers.list_prompts,
+        on_get_prompt=offers.get_prompt,
+        on_list_resources=offers.list_resources,
+        on_list_resource_templates=offers.list_templates,
+        on_read_resource=offers.read_resource,
+        on_completion=offers.complete,
     )
 
 

@@ -1,11 +1,13 @@
-"""The eight tools as their callers see them: names, descriptions, input schemas, and the server's instructions.
+"""The tools as their callers see them: names, descriptions, input schemas, and the server's instructions.
 
 Data only. An argument is here when it works, and unknown arguments are refused. Every word costs a caller's context:
-`tools/list` stays under 10 KB, and what a model sees of it under 6 KB.
+`tools/list` of the eight usual ones stays under 10 KB, and what a model sees of it under 6 KB. The others come in sets,
+for clients that ask for them: `orchestrator mcp --toolset team`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator.model import ON_APPROVAL, PERMISSIONS, SESSION_MODES, JsonObject, Status
@@ -183,3 +185,20 @@ TOOLS: tuple[Tool, ...] = (
         idempotent=True,
     ),
 )
+
+TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
+    "team": (
+        Tool(
+            "list_profiles",
+            "Job descriptions that spawn_run takes by name as profile: reviewers, planners, workers.",
+            {"cwd": _s("whose profiles to list besides the user's; default: yours")},
+            idempotent=True,
+        ),
+    ),
+}
+"""Further tools, by the name of their set."""
+
+
+def offered(toolsets: Iterable[str]) -> list[Tool]:
+    """The tools for a client that wants these sets beside the usual ones."""
+    return [*TOOLS, *(tool for name in sorted(toolsets) for tool in TOOLSETS[name])]

@@ -11,20 +11,24 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.doors.schemas import TOOLS, Tool
+from orchestrator import profiles
+from orchestrator.clip import clip, json_chars
+from orchestrator.doors.schemas import TOOLSETS, Tool, offered
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.spawn import workspace_path
 from orchestrator.errors import InvalidArgument, NotOwner, UnknownArgument, nearest
 from orchestrator.model import JsonObject, Run, compact
-from orchestrator.queries import Queries
+from orchestrator.queries import RESULT_CHARS, Queries
 from orchestrator.store.layout import RUN_ID, RunDir, checked
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in TOOLS}
+BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in offered(TOOLSETS)}
 
 
+PROFILE_CHARS = 500
+"""Of a profile in a list."""
 Forward = Callable[[str, Caller, str, JsonObject], Awaitable[JsonObject]]
 """Calls a tool at the socket of another process for a caller."""
 
@@ -43,7 +47,9 @@ class Tools:
         self._engine = engine
         self._forward = forward
         self._queries = queries or Queries(engine)
-        self._caller = caller
+        self.caller = caller
+        self.home = engine.home
+        self.offered = offered(caller.toolsets)
         self._validators: Mapping[str, Validator] = {}
         self._routes: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
             "spawn_run": self._spawn_run,
@@ -54,6 +60,7 @@ class Tools:
             "cancel_run": self._cancel_run,
             "list_runs": self._list_runs,
             "get_event_artifact": self._get_event_artifact,
+            "list_profiles": self.list_profiles,
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> JsonObject:
@@ -64,21 +71,24 @@ class Tools:
         """
         route = self._routes.get(name)
         if route is None:
-            raise InvalidArgument(f"no tool {name!r}{nearest(name, self._routes)}")
+            raise InvalidArgument(f"no tool {name!r}{nearest(name, (tool.name for tool in self.offered))}")
+        if BY_NAME[name] not in self.offered:
+            sets = next(toolset for toolset, tools in TOOLSETS.items() if BY_NAME[name] in tools)
+            raise InvalidArgument(f"{name} is offered by `orchestrator mcp --toolset {sets}` alone")
         if not self._validators:
             self._validators = await asyncio.to_thread(_make_validators)
         given = check_arguments(BY_NAME[name], self._validators[name], arguments)
         try:
             return await route(given)
         except NotOwner as elsewhere:
-            if elsewhere.socket is None or self._forward is None or self._caller.forwarded:
+            if elsewhere.socket is None or self._forward is None or self.caller.forwarded:
                 raise
             run = await self._find(given)
             named = {key: value for key, value in arguments.items() if key not in ("agent_name", "cwd")}
-            return await self._forward(elsewhere.socket, self._caller, name, {**named, "run_id": run.run_id})
+            return await self._forward(elsewhere.socket, self.caller, name, {**named, "run_id": run.run_id})
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
-        run = await self._engine.spawn(given, self._caller)
+        run = await self._engine.spawn(given, self.caller)
         return compact(
             {
                 "run_id": run.run_id,
@@ -111,7 +121,7 @@ class Tools:
 
     async def _continue_run(self, given: JsonObject) -> JsonObject:
         run_dir = await self._find(given)
-        run, mode = await self._engine.resume(run_dir, given, self._caller)
+        run, mode = await self._engine.resume(run_dir, given, self.caller)
         resumed_from = run_dir.run_id if mode == "resume" else None
         return compact(
             {
@@ -144,6 +154,16 @@ class Tools:
             limit=given.get("limit"),
         )
 
+    async def list_profiles(self, given: JsonObject) -> JsonObject:
+        """The profiles that reach a run in a directory, as many as a result holds."""
+        cwd = await asyncio.to_thread(self._cwd, given.get("cwd"))
+        found = await asyncio.to_thread(profiles.listed, cwd, self.home.path)
+        rows = [clip(row.to_json(), PROFILE_CHARS)[0] for row in found]
+        shown = rows
+        while json_chars(shown) > RESULT_CHARS:
+            shown = shown[:-1]
+        return compact({"profiles": shown, "left_out": len(rows) - len(shown) or None})
+
     async def _find(self, given: JsonObject) -> RunDir:
         return await asyncio.to_thread(self._find_one, given)
 
@@ -151,10 +171,10 @@ class Tools:
         return self._queries.find(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
 
     def _find_all(self, run_ids: list[str]) -> list[RunDir]:
-        return [self._queries.find(run_id, None, self._caller.cwd) for run_id in run_ids]
+        return [self._queries.find(run_id, None, self.caller.cwd) for run_id in run_ids]
 
     def _cwd(self, given: str | None) -> Path:
-        return self._caller.cwd if given is None else workspace_path(given)
+        return self.caller.cwd if given is None else workspace_path(given)
 
 
 def check_arguments(tool: Tool, validator: Validator, arguments: Mapping[str, Any]) -> JsonObject:
@@ -201,4 +221,4 @@ def _make_validators() -> Mapping[str, Validator]:
     """One validator per tool. The import reads files, so this is called in a thread."""
     from jsonschema import Draft202012Validator
 
-    return {tool.name: Draft202012Validator(tool.input_schema) for tool in TOOLS}
+    return {tool.name: Draft202012Validator(tool.input_schema) for tool in BY_NAME.values()}

@@ -33,6 +33,8 @@ class Caller:
     """As they were when the client came."""
     backends: frozenset[str] | None = None
     """What it may spawn on; None for all there are."""
+    toolsets: frozenset[str] = frozenset()
+    """The sets of tools that it wants beside the usual ones."""
     parent_run_id: str | None = None
     """The run whose agent this client is, if it is one."""
     forwarded: bool = False

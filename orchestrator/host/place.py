@@ -179,6 +179,10 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
 
 
+TOOLSETS = ("team",)
+"""The sets of tools that a client may want beside the usual ones; `doors/schemas.py` says what is in them."""
+
+
 def hello(**more: Any) -> dict[str, Any]:
     """The first line that a client says, as JSON: who it is, and where. The environment stays in the host's memory."""
     return {"orchestrator": API, "build": __version__, "cwd": os.getcwd(), "env": dict(os.environ), **more}

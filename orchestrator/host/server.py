@@ -21,12 +21,13 @@ import orjson
 
 from orchestrator import __version__
 from orchestrator.doors.mcp import fault_of, refusal, serve_lines
+from orchestrator.doors.schemas import TOOLSETS
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.host.client import call
 from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, hear, parsed
 from orchestrator.host.place import API, dial, peer_pid, peer_uid
-from orchestrator.model import JsonObject, as_object
+from orchestrator.model import JsonObject, as_array, as_object
 from orchestrator.process import MARKER, ancestor_among
 from orchestrator.queries import Queries
 
@@ -236,14 +237,27 @@ class Server:
             return {"error": "another version takes over", "socket": self.successor}, None
         if self.ending:
             return {"ending": True}, None
-        cwd, env = first.get("cwd"), as_object(first.get("env", {}))
-        if not isinstance(cwd, str) or not cwd.startswith("/"):
-            return {"error": "the first line needs cwd, an absolute path"}, None
-        if env is None or not all(isinstance(value, str) for value in env.values()):
-            return {"error": "env must be an object of strings"}, None
-        backends = self._backends(first.get("scripted") is True)
-        caller = Caller(cwd=Path(cwd), env=env, backends=backends, forwarded=forwarded)
+        try:
+            caller = self._caller_of(first, forwarded=forwarded)
+        except ValueError as error:
+            return {"error": str(error)}, None
         return {"ok": True, "build": __version__, "pid": os.getpid()}, caller
+
+    def _caller_of(self, first: JsonObject, *, forwarded: bool) -> Caller:
+        """The client that a first line introduces.
+
+        Raises:
+            ValueError: it says too little of itself, or what makes no sense.
+        """
+        cwd, env, toolsets = first.get("cwd"), as_object(first.get("env", {})), as_array(first.get("toolsets", []))
+        if not isinstance(cwd, str) or not cwd.startswith("/"):
+            raise ValueError("the first line needs cwd, an absolute path")
+        if env is None or not all(isinstance(value, str) for value in env.values()):
+            raise ValueError("env must be an object of strings")
+        if toolsets is None or not all(name in TOOLSETS for name in toolsets):
+            raise ValueError(f"toolsets must be an array of: {', '.join(TOOLSETS)}")
+        backends = self._backends(first.get("scripted") is True)
+        return Caller(cwd=Path(cwd), env=env, backends=backends, toolsets=frozenset(toolsets), forwarded=forwarded)
 
     def _introduced(self, caller: Caller, pid: int | None) -> Caller:
         """The caller with its settings, and with the run whose agent it is, if it is one.

@@ -86,6 +86,14 @@ class Workspace:
         """The file that reserves an idempotency key."""
         return self.root / "keys" / digest
 
+    def agent_names(self) -> list[str]:
+        """The agents' names, in order."""
+        return sorted(_names_in(self.root / "names"))
+
+    def run_ids(self) -> list[str]:
+        """The ids of its runs, newest first."""
+        return sorted(filter(RUN_ID.fullmatch, _names_in(self.root / "runs")), reverse=True)
+
     def open(self) -> None:
         """Makes the store if it is missing and refuses one that this code cannot use.
 
@@ -219,6 +227,13 @@ def checked(value: str, pattern: re.Pattern[str], what: str) -> str:
     if not pattern.fullmatch(value):
         raise InvalidArgument(f"{value[:80]!r} is not a valid {what}; use one that spawn_run or list_runs returned")
     return value
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:
+        return []
 
 
 def write_new(path: str, content: bytes, *, exist_ok: bool = False) -> bool:

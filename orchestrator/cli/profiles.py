@@ -1,0 +1,127 @@
+"""`orchestrator profiles`: what profiles there are, what one says, whether they are right, and a new one."""
+
+from __future__ import annotations
+
+import sys
+
+from orchestrator.cli.output import DONE, FAILED, console, harmless, one_line, print_json, say
+from orchestrator.cli.reach import Reach
+from orchestrator.errors import Conflict, InvalidArgument, OrchestratorError, StoreError
+from orchestrator.home import make_directory
+from orchestrator.profiles import NAME, Fault, Profile, find, listed
+from orchestrator.store.layout import write_new
+
+_NEW = """\
+---
+name: {name}
+description: One line that says when to use it.
+# role: worker                      a label
+# backend: claude_code              or codex; otherwise the caller says
+# permission: workspace_write       read_only, workspace_write or full_access
+# on_approval: ask                  deny, ask or allow
+# limits: {{timeout_s: 1800}}
+---
+
+You are ... Say here what the agent is, what it does and in which order, what it must not do, and what its last
+message has to say. It knows nothing else but its task and the directory it works in.
+"""
+
+
+def ls(reach: Reach, *, as_json: bool) -> int:
+    """Lists the profiles that a run in this directory takes by name."""
+    rows = listed(reach.cwd, reach.home.path)
+    if as_json:
+        print_json({"profiles": [row.to_json() for row in rows]})
+    elif not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join((row.name, row.source, one_line(_description(row)))))
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
+        for name in ("profile", "from"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("description")
+        for row in rows:
+            style = "red" if isinstance(row, Fault) else ""
+            table.add_row(Text(row.name, "bold"), row.source, Text(one_line(_description(row)), style))
+        console().print(table)
+    return DONE
+
+
+def _description(row: Profile | Fault) -> str:
+    return str(row.why) if isinstance(row, Fault) else row.description
+
+
+def show(reach: Reach, given: str, *, as_json: bool) -> int:
+    """Prints one profile."""
+    profile = find(given, reach.cwd, reach.home.path)
+    facts = {
+        **profile.to_json(),
+        "sha256": profile.sha256,
+        **profile.fields,
+        "notices": list(profile.notices),
+    }
+    if as_json:
+        print_json({**facts, "text": profile.text})
+        return DONE
+    from rich.text import Text
+
+    out = console()
+    for key, value in harmless(facts).items():
+        if value not in ("", [], False):
+            out.print(Text(f"{key:>16}  ", style="dim") + Text(str(value)))
+    out.print(Text("\n" + harmless(profile.text)))
+    return DONE
+
+
+def check(reach: Reach, given: list[str], *, as_json: bool) -> int:
+    """Checks the named profiles, or all. Returns 1 if one is wrong."""
+    rows = [_found(reach, name) for name in given] if given else listed(reach.cwd, reach.home.path)
+    wrong = [row for row in rows if isinstance(row, Fault)]
+    if as_json:
+        print_json({"profiles": [row.to_json() for row in rows]})
+    else:
+        for row in rows:
+            print(f"{row.name}: {one_line(str(row.why)) if isinstance(row, Fault) else 'right'}")
+            for notice in () if isinstance(row, Fault) else row.notices:
+                print(f"  {one_line(notice)}")
+    return FAILED if wrong else DONE
+
+
+def _found(reach: Reach, given: str) -> Profile | Fault:
+    try:
+        return find(given, reach.cwd, reach.home.path)
+    except OrchestratorError as why:
+        return Fault(given, reach.cwd / given, "path", why)
+
+
+def new(reach: Reach, name: str, *, own: bool) -> int:
+    """Writes the beginning of a profile.
+
+    Args:
+        own: among the user's, for all directories; otherwise for this one.
+
+    Raises:
+        InvalidArgument: it is no name.
+        Conflict: there is one already.
+    """
+    if not NAME.fullmatch(name):
+        raise InvalidArgument(f"{name[:80]!r} is no name: letters, digits, '.', '_' and '-', at most 64")
+    folder = reach.home.path / "profiles" if own else reach.cwd / "profiles"
+    path = folder / f"{name}.md"
+    try:
+        if own:
+            make_directory(folder)
+        else:
+            folder.mkdir(exist_ok=True)
+        if not write_new(str(path), _NEW.format(name=name).encode(), exist_ok=True):
+            raise Conflict(f"{path} exists; edit it, or choose another name")
+        if not own:
+            path.chmod(0o644)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    print(path)
+    say("edit it, then: orchestrator profiles check " + name)
+    return DONE
