@@ -54,6 +54,8 @@ class Work:
     def __init__(self, backend: Backend, spec: RunSpec, env: Mapping[str, str], *, rich: bool) -> None:
         self.spec = spec
         self.env = env
+        self.settings = Settings()
+        """See `RunContext.settings`; read when the work begins."""
         self._backend = backend
         self._rich = rich
         self._outbox: asyncio.Queue[Update | InputRequest | Outcome] = asyncio.Queue(OUTBOX)
@@ -66,11 +68,6 @@ class Work:
         self._task = asyncio.create_task(self._run(), name=f"work {spec.run_id}")
 
     # ---- what the backend may do: RunContext ----
-
-    @property
-    def settings(self) -> Settings:
-        """See `RunContext.settings`."""
-        return load(Path(default_home()), None, self.env).settings
 
     @property
     def grace_s(self) -> float:
@@ -108,6 +105,8 @@ class Work:
 
     async def _run(self) -> None:
         try:
+            home = Path(default_home())
+            self.settings = (await asyncio.to_thread(load, home, None, self.env)).settings
             outcome = await self._backend.run(self.spec, self)
         except BackendError as error:
             outcome = Failed(code=error.code, message=str(error))
