@@ -58,7 +58,7 @@ class Offers:
 
     async def read_resource(self, _ctx: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         """One resource, whole."""
-        with _as_protocol_errors():
+        with _as_protocol_errors(uri=params.uri):
             content = await resources.read(self._tools, params.uri)
         text = types.TextResourceContents(uri=params.uri, mime_type=content.mime, text=content.text)
         return types.ReadResourceResult(contents=[text])
@@ -72,12 +72,12 @@ class Offers:
 
 
 @contextlib.contextmanager
-def _as_protocol_errors() -> Generator[None]:
+def _as_protocol_errors(**about: str) -> Generator[None]:
     """What is no tool has no error results: a refusal is an error of the protocol, with the same sentence."""
     try:
         yield
     except OrchestratorError as error:
-        raise MCPError(types.INVALID_PARAMS, error.sentence) from error
+        raise MCPError(types.INVALID_PARAMS, error.sentence, about or None) from error
 
 
 def _listed(prompt: Prompt) -> types.Prompt:

@@ -49,7 +49,7 @@ async def read(tools: Tools, uri: str) -> Content:
     """
     scheme, _, name = uri.partition("://")
     match scheme:
-        case "profiles" if not name:
+        case "profiles" if uri == PROFILES:
             return Content(JSON, _json(await tools.list_profiles({})))
         case "run":
             return Content(JSON, _json(await tools.call("get_run", {"run_id": name})))

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 FIXTURE = "calls a tool of the suite's own test server; here it is an unknown tool, and refused"
-PROMPTS = "prompts are not offered: the capability is absent and the method not found"
-RESOURCES = "resources are not offered: the capability is absent and the method not found"
-COMPLETION = "completion is not offered, for there are no prompts and no resource templates"
+PROMPTS = "gets a prompt of the suite's own test server; here it is an unknown prompt, and refused"
+RESOURCES = "reads a resource of the suite's own test server; here it is an unknown one, and refused"
+SUBSCRIPTIONS = "subscriptions are not offered: the capability is absent and the method not found"
 LOGGING = "logging to the client is not offered (deprecated in the protocol); the log goes to stderr"
 PROGRESS = "calls a tool of the suite's own; waits are bounded at 50 s and send no progress"
 SAMPLING = "calls a tool of the suite's own; the server never asks for the client's model"
@@ -71,7 +71,6 @@ INITIALIZE_ERA = Suite(
     arguments=("--suite", "active"),
     hollow={"tools-call-simple-text": _REFUSED, "tools-call-error": _ERROR},
     expected=(
-        Expected("completion-complete", COMPLETION),
         Expected("elicitation-sep1034-defaults", ELICITATION, ("elicitation-sep1034-general",)),
         Expected("elicitation-sep1330-enums", ELICITATION, ("elicitation-sep1330-general",)),
         Expected("logging-set-level", LOGGING),
@@ -79,13 +78,11 @@ INITIALIZE_ERA = Suite(
         Expected("prompts-get-simple", PROMPTS),
         Expected("prompts-get-with-args", PROMPTS),
         Expected("prompts-get-with-image", PROMPTS),
-        Expected("prompts-list", PROMPTS),
-        Expected("resources-list", RESOURCES),
         Expected("resources-read-binary", RESOURCES),
         Expected("resources-read-text", RESOURCES),
-        Expected("resources-subscribe", RESOURCES),
+        Expected("resources-subscribe", SUBSCRIPTIONS),
         Expected("resources-templates-read", RESOURCES),
-        Expected("resources-unsubscribe", RESOURCES),
+        Expected("resources-unsubscribe", SUBSCRIPTIONS),
         Expected("tools-call-audio", FIXTURE),
         Expected("tools-call-elicitation", ELICITATION),
         Expected("tools-call-embedded-resource", FIXTURE),
@@ -117,16 +114,6 @@ STATELESS_ERA = Suite(
         "tasks-status-notifications": "the suite skips its only check",
     },
     expected=(
-        Expected(
-            "caching",
-            "the hints are there on tools/list; prompts and resources are not offered",
-            (
-                "sep-2549-prompts-list-caching-hints",
-                "sep-2549-resources-list-caching-hints",
-                "sep-2549-resources-templates-list-caching-hints",
-            ),
-        ),
-        Expected("completion-complete", COMPLETION),
         _input("basic-elicitation", "elicitation-incomplete"),
         _input("basic-list-roots", "list-roots-incomplete"),
         _input("basic-sampling", "sampling-incomplete"),
@@ -147,12 +134,9 @@ STATELESS_ERA = Suite(
         Expected("prompts-get-simple", PROMPTS),
         Expected("prompts-get-with-args", PROMPTS),
         Expected("prompts-get-with-image", PROMPTS),
-        Expected("prompts-list", PROMPTS),
-        Expected("resources-list", RESOURCES),
         Expected("resources-read-binary", RESOURCES),
         Expected("resources-read-text", RESOURCES),
         Expected("resources-templates-read", RESOURCES),
-        Expected("sep-2164-resource-not-found", RESOURCES, warnings=("sep-2164-data-uri", "sep-2164-error-code")),
         Expected(
             "server-stateless",
             "needs the suite's own tool test_missing_capability; no tool of ours needs a client's capability",

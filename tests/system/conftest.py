@@ -45,11 +45,18 @@ class Server:
 
     def request(self, method: str, **params: Any) -> JsonObject:
         """Sends a request and returns its result."""
+        return self._answer(method, params)["result"]
+
+    def error(self, method: str, **params: Any) -> JsonObject:
+        """Sends a request that must fail and returns its error."""
+        return self._answer(method, params)["error"]
+
+    def _answer(self, method: str, params: JsonObject) -> JsonObject:
         self._last_id += 1
         self.write({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params})
         answer = self.read()
         assert answer["id"] == self._last_id
-        return answer["result"]
+        return answer
 
     def call(self, tool: str, **arguments: Any) -> JsonObject:
         """The document of a tool call that must succeed."""

@@ -35,7 +35,7 @@ async def test_a_failure_that_nobody_expects_fails_the_suite(cwd: Path, tmp_path
     async with served(cwd) as url:
         report = await run(replace(INITIALIZE_ERA, expected=INITIALIZE_ERA.expected[1:]), url, tmp_path)
     assert report.code == 1
-    assert any(surprise.startswith("completion-complete: ") for surprise in report.surprises())
+    assert any(surprise.startswith("elicitation-sep1034-defaults: ") for surprise in report.surprises())
 
 
 async def test_the_document_says_what_a_run_finds(cwd: Path) -> None:
