@@ -59,6 +59,19 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("run/nothing-left", _ENGINE, "After the work no task, descriptor, process, file or entry is left.", (
         "contract/leaks::*",)),
     # ---- local agents
+    # ---- profiles
+    Behaviour("profiles/read", "docs/profiles.md", "A file is a profile, or what is wrong is said with the fix.", (
+        "unit/profiles::*",)),
+    Behaviour("profiles/applied", "docs/profiles.md", "A profile fills in what a call leaves open, as far as whoever "
+        "wrote it may; its text reaches the agent.", ("unit/profiled::*", "contract/profiles::*")),
+    Behaviour("profiles/packaged", "docs/profiles.md", "Each packaged profile works with each real agent.", (
+        "system/packaged_profiles::*",)),
+    Behaviour("profiles/reviewer", _README, "The reviewer mends, reports, and commits only what it may.", (
+        "system/reviewer::*",)),
+    Behaviour("cli/profiles", _README, "Profiles are listed, shown, checked, begun and used by commands.", (
+        "system/cli_profiles::*",)),
+    Behaviour("door/offers", _DOOR, "Prompts, resources, completion and sets of tools, through both doors.", (
+        "system/offers::*",)),
     Behaviour("local/work", _AGENTS, "What a local agent does is told in the words of every backend.", (
         "unit/claude_updates::*", "unit/claude_odd_updates::*", "unit/codex_updates::*", "unit/codex_odd_updates::*",
         "unit/changes::*", "contract/side_by_side::*", "system/claude_work::*")),

@@ -50,3 +50,10 @@ async def test_what_a_shell_command_does_to_files_is_found(claude: Desk) -> None
         {"path": "new.txt", "kind": "add", "diff": ""},
         {"path": "old.txt", "kind": "delete"},
     ]
+
+
+async def test_the_tools_that_are_named_are_all_that_it_is_offered(claude: Desk, model: ClaudePlayer) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    run = await claude.finished('json {"n": 1}', backend_config={"tools": ["Read", "Bash"]}, output_schema=schema)
+    assert run["result"]["structured_output"] == {"n": 1}, run
+    assert {tool["name"] for tool in model.requests[-1]["tools"]} == {"Read", "Bash", "StructuredOutput"}
