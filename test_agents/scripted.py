@@ -283,7 +283,7 @@ class _Script:
         raise RuntimeError("the script asked for a crash")
 
 
-_FENCED = re.compile(r"(=+) Your job description \([^\n]*\) \1\n(.*)\n\1 Your task \1\n(.*)", re.DOTALL)
+_FENCED = re.compile(r"(===== [0-9a-f]{16} =====) Your job description \([^\n]*\)\n(.*)\n\1 Your task\n(.*)", re.DOTALL)
 
 
 def told_apart(text: str) -> tuple[str, str]:

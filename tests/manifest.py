@@ -61,7 +61,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- local agents
     # ---- profiles
     Behaviour("profiles/read", "docs/profiles.md", "A file is a profile, or what is wrong is said with the fix.", (
-        "unit/profiles::*",)),
+        "unit/profiles::*", "unit/profile_lookup::*")),
     Behaviour("profiles/applied", "docs/profiles.md", "A profile fills in what a call leaves open, as far as whoever "
         "wrote it may; its text reaches the agent.", ("unit/profiled::*", "contract/profiles::*")),
     Behaviour("profiles/packaged", "docs/profiles.md", "Each packaged profile works with each real agent.", (

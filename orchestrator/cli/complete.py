@@ -15,6 +15,7 @@ def names(incomplete: str) -> list[str]:
 
 def profiles(incomplete: str) -> list[str]:
     """The names of profiles."""
-    from orchestrator.profiles import listed
+    from orchestrator.profiles import Profile, listed
 
-    return [row.name for row in listed(Path.cwd(), Home.default().path) if row.name.startswith(incomplete)]
+    rows = listed(Path.cwd(), Home.default().path)
+    return [row.name for row in rows if isinstance(row, Profile) and row.name.startswith(incomplete)]

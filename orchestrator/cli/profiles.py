@@ -13,7 +13,7 @@ from orchestrator.store.layout import write_new
 
 _NEW = """\
 ---
-name: {name}
+name: "{name}"
 description: One line that says when to use it.
 # role: worker                      a label
 # backend: claude_code              or codex; otherwise the caller says

@@ -5,8 +5,9 @@ Here values become the SDK's types; what they say stands in `prompts` and `resou
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import mcp_types as types
@@ -16,7 +17,9 @@ from orchestrator.doors import resources
 from orchestrator.doors.prompts import PROMPTS, Prompt, fill
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import OrchestratorError
+from orchestrator.profiles import find
 
+DEFAULT_BACKEND = "claude_code"
 _Page = types.PaginatedRequestParams | None
 
 
@@ -33,9 +36,18 @@ class Offers:
     async def get_prompt(self, _ctx: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         """One message of the user."""
         with _as_protocol_errors():
-            text = fill(params.name, params.arguments or {}, self._tools.caller.cwd)
+            given = await asyncio.to_thread(self._with_backend, params.arguments or {})
+            text = fill(params.name, given, self._tools.caller.cwd)
         said = types.PromptMessage(role="user", content=types.TextContent(type="text", text=text))
         return types.GetPromptResult(description=PROMPTS[params.name].description, messages=[said])
+
+    def _with_backend(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """What was given, with a backend where neither that nor the profile names one."""
+        with contextlib.suppress(OrchestratorError):
+            profile = find(given.get("profile") or "worker", self._tools.caller.cwd, self._tools.home.path)
+            if "backend" in profile.fields:
+                return given
+        return {"backend": DEFAULT_BACKEND, **given}
 
     async def list_resources(self, _ctx: Any, _params: _Page) -> types.ListResourcesResult:
         """The list of profiles; runs and single profiles have templates."""

@@ -34,6 +34,7 @@ def fill(name: str, given: Given, cwd: Path) -> str:
     """The text of a prompt.
 
     Args:
+        given: with `backend` if it is needed, for a profile may name one itself.
         cwd: where the client is.
 
     Raises:
@@ -56,17 +57,15 @@ def _call(tool: str, **arguments: Any) -> str:
     return f"Call {tool} with\n\n```json\n{orjson.dumps(given, option=orjson.OPT_INDENT_2).decode()}\n```"
 
 
-def _backend(given: Given, default: str = "") -> Any:
-    return given.get("backend") or default
+def _backend(given: Given) -> str:
+    return given.get("backend", "")
 
 
 def _review(given: Given, cwd: str) -> str:
     task = "Review the latest change set in this repository, fix what is safe to fix, and report."
     if "focus" in given:
         task += f" Look above all at: {given['focus']}"
-    call = _call(
-        "spawn_run", profile="reviewer-remediator", backend=_backend(given, "claude_code"), prompt=task, cwd=cwd
-    )
+    call = _call("spawn_run", profile="reviewer-remediator", backend=_backend(given), prompt=task, cwd=cwd)
     return (
         f"Have the latest changes reviewed by another agent.\n\n{call}\n\n{_FOLLOW}, read the report that "
         "result.reports names, and tell me: what was reviewed, what was found, what was fixed, and its final status."
@@ -74,17 +73,18 @@ def _review(given: Given, cwd: str) -> str:
 
 
 def _plan(given: Given, cwd: str) -> str:
-    call = _call("spawn_run", profile="planner", backend=_backend(given, "claude_code"), prompt=given["goal"], cwd=cwd)
+    call = _call("spawn_run", profile="planner", backend=_backend(given), prompt=given["goal"], cwd=cwd)
     return f"Have a change planned by another agent, which may only read.\n\n{call}\n\n{_FOLLOW} and show me the plan."
 
 
 def _delegate(given: Given, cwd: str) -> str:
     if "agent_name" in given:
+        if "profile" in given:
+            raise InvalidArgument("agent_name goes on with an agent that has its profile; leave profile out")
         call = _call("continue_run", agent_name=given["agent_name"], cwd=cwd, text=given["task"])
     else:
         profile = given.get("profile", "worker")
-        backend = _backend(given, "claude_code" if profile == "worker" else "")
-        call = _call("spawn_run", profile=profile, backend=backend, prompt=given["task"], cwd=cwd)
+        call = _call("spawn_run", profile=profile, backend=_backend(given), prompt=given["task"], cwd=cwd)
     return (
         "Have another agent do this. It knows only what you tell it: before you call, put into the prompt what it "
         f"needs from our conversation (files, decisions, what not to touch).\n\n{call}\n\n{_FOLLOW}, check what it "

@@ -9,6 +9,7 @@ import orjson
 
 from orchestrator import profiles
 from orchestrator.doors.tools import Tools
+from orchestrator.engine import profiled
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Workspace
@@ -56,11 +57,17 @@ async def read(tools: Tools, uri: str) -> Content:
         case "profile":
             if not profiles.NAME.fullmatch(name):
                 raise InvalidArgument(f"{name[:80]!r} is no name of a profile; read {PROFILES}")
-            profile = await asyncio.to_thread(profiles.find, name, tools.caller.cwd, tools.home.path)
-            return Content(MARKDOWN, profile.text)
+            return Content(MARKDOWN, await asyncio.to_thread(_text_of, tools, name))
         case _:
             known = ", ".join((PROFILES, *(template.uri for template in TEMPLATES)))
             raise InvalidArgument(f"no resource {uri[:200]!r}; known: {known}")
+
+
+def _text_of(tools: Tools, name: str) -> str:
+    profile = profiles.find(name, tools.caller.cwd, tools.home.path)
+    trusted = profiled.is_trusted(profile, tools.caller.settings)
+    profiled.check_reach(profile, tools.caller.cwd, None, trusted=trusted)
+    return profile.text
 
 
 def _json(document: JsonObject) -> str:
@@ -76,7 +83,8 @@ def _values(tools: Tools, argument: str) -> list[str]:
     workspace = Workspace(tools.caller.cwd)
     match argument:
         case "profile":
-            return [row.name for row in profiles.listed(workspace.cwd, tools.home.path)]
+            rows = profiles.listed(workspace.cwd, tools.home.path)
+            return [row.name for row in rows if isinstance(row, profiles.Profile)]
         case "agent_name":
             return workspace.agent_names()
         case "run_id":

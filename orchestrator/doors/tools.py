@@ -17,6 +17,7 @@ from orchestrator.doors.schemas import TOOLSETS, Tool, offered
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.spawn import workspace_path
 from orchestrator.errors import InvalidArgument, NotOwner, UnknownArgument, nearest
+from orchestrator.front_matter import in_short
 from orchestrator.model import JsonObject, Run, compact
 from orchestrator.queries import RESULT_CHARS, Queries
 from orchestrator.store.layout import RUN_ID, RunDir, checked
@@ -157,12 +158,7 @@ class Tools:
     async def list_profiles(self, given: JsonObject) -> JsonObject:
         """The profiles that reach a run in a directory, as many as a result holds."""
         cwd = await asyncio.to_thread(self._cwd, given.get("cwd"))
-        found = await asyncio.to_thread(profiles.listed, cwd, self.home.path)
-        rows = [clip(row.to_json(), PROFILE_CHARS)[0] for row in found]
-        shown = rows
-        while json_chars(shown) > RESULT_CHARS:
-            shown = shown[:-1]
-        return compact({"profiles": shown, "left_out": len(rows) - len(shown) or None})
+        return await asyncio.to_thread(_profile_rows, cwd, self.home.path)
 
     async def _find(self, given: JsonObject) -> RunDir:
         return await asyncio.to_thread(self._find_one, given)
@@ -175,6 +171,21 @@ class Tools:
 
     def _cwd(self, given: str | None) -> Path:
         return self.caller.cwd if given is None else workspace_path(given)
+
+
+def _profile_rows(cwd: Path, home: Path) -> JsonObject:
+    rows: list[JsonObject] = []
+    names: list[str] = []
+    size = 0
+    for row in profiles.listed(cwd, home):
+        document, _ = clip(row.to_json(), PROFILE_CHARS)
+        size += json_chars(document)
+        if size > RESULT_CHARS - 1_000:
+            names.append(row.name)
+        else:
+            rows.append(document)
+    more = f"{len(names)} more: {in_short(names)}" if names else None
+    return compact({"profiles": rows, "more": more})
 
 
 def check_arguments(tool: Tool, validator: Validator, arguments: Mapping[str, Any]) -> JsonObject:

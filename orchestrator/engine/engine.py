@@ -34,13 +34,13 @@ from orchestrator.errors import (
     WrongState,
     nearest,
 )
-from orchestrator.model import Answer, JsonObject, Message, Run, RunSpec, Status, new_id, now
+from orchestrator.model import Answer, JsonObject, Message, ProfileRef, Run, Status, new_id, now
 from orchestrator.profiles import Profile
 from orchestrator.store import sessions
-from orchestrator.store.create import Created, create_run
-from orchestrator.store.layout import Home, RunDir
+from orchestrator.store.create import Created, create_run, find_run
+from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.log import RunLog, uninterrupted
-from orchestrator.store.masking import Mask, renewed, secrets_of
+from orchestrator.store.masking import Mask, renewed, secrets_of, without_credentials
 from orchestrator.store.owner import read_owner
 from orchestrator.store.reader import sealed_spec
 
@@ -102,15 +102,19 @@ class Engine:
         Raises:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
-        profile = None
+        profile = asked = None
         if "profile" in arguments:
+            asked = {**arguments, "backend_config": without_credentials(arguments.get("backend_config") or {})}
+            known = await asyncio.to_thread(find_run, arguments["cwd"], arguments.get("idempotency_key"), asked)
+            if known is not None:  # whatever became of its profile
+                return await self.state(known)
             profile = await asyncio.to_thread(self._profile, arguments["profile"], arguments["cwd"])
         name = arguments.get("backend") or (profile.fields.get("backend") if profile else None)
         if name is None:
             raise InvalidArgument("give backend, or a profile that names one")
         backend = await self._backend_for(name, caller)
         settings, request = await asyncio.to_thread(self._request, arguments, profile, backend, caller)
-        return await self._launch(request, backend, replace(caller, settings=settings))
+        return await self._launch(request._replace(asked=asked), backend, replace(caller, settings=settings))
 
     def _profile(self, given: str, cwd: str) -> Profile:
         return profiles.find(given, spawn.workspace_path(cwd), self.home.path)
@@ -121,11 +125,19 @@ class Engine:
         settings, parent = self._bounds(caller)
         ref = None
         if profile is not None:
-            cwd, by_agent = spawn.workspace_path(arguments["cwd"]), caller.parent_run_id is not None
-            trusted = profiled.is_trusted(profile, cwd, settings, by_agent=by_agent)
+            trusted = profiled.is_trusted(profile, settings)
+            profiled.check_reach(profile, spawn.workspace_path(arguments["cwd"]), parent, trusted=trusted)
             ceiling = tree.ceiling_of(settings, parent)
             arguments, ref = profiled.profiled(arguments, profile, backend, ceiling, trusted=trusted)
+        elif session_id := arguments.get("session_id"):
+            ref = self._profile_of(Workspace(spawn.workspace_path(arguments["cwd"])), session_id)
         return settings, spawn.request_of(arguments, backend, caller.cwd, settings, parent, ref)
+
+    def _profile_of(self, workspace: Workspace, session_id: str) -> ProfileRef | None:
+        """The profile of a session that goes on: its agent stays what it is."""
+        if (run_id := sessions.last_run(workspace, session_id)) is None:
+            return None
+        return sealed_spec(self.home, workspace.run(run_id)).profile
 
     async def _backend_for(self, name: str, caller: Caller) -> Backend:
         if caller.backends is not None and name not in caller.backends:
@@ -164,9 +176,9 @@ class Engine:
             return config.Settings()
 
     async def _begin(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
-        spec, nickname, key = request
+        spec = request.spec
         mask = Mask(secrets_of(spec.backend_config, caller.env, caller.settings.mask_env))
-        own, created = await asyncio.to_thread(self._create, spec, mask, nickname, key)
+        own, created = await asyncio.to_thread(self._create, request, mask)
         self.lives.use(own)
         if created.log is None:
             assert created.existing is not None
@@ -177,12 +189,18 @@ class Engine:
         self.lives.begin(spec, log, backend, self._env_for(caller))
         return log.run
 
-    def _create(
-        self, spec: RunSpec, mask: Mask, nickname: str | None, key: str | None
-    ) -> tuple[config.Settings, Created]:
+    def _create(self, request: spawn.Request, mask: Mask) -> tuple[config.Settings, Created]:
         own = self.own_settings()  # before anything is written: settings that are wrong refuse the run
-        socket = self.lives.socket
-        return own, create_run(self.home, spec, mask, nickname=nickname, idempotency_key=key, socket=socket)
+        created = create_run(
+            self.home,
+            request.spec,
+            mask,
+            nickname=request.nickname,
+            idempotency_key=request.idempotency_key,
+            asked=request.asked,
+            socket=self.lives.socket,
+        )
+        return own, created
 
     def _env_for(self, caller: Caller) -> Mapping[str, str]:
         """What an agent gets of the environment: of a parent that may not do everything that which it was given itself,

@@ -1,22 +1,25 @@
 """What a profile does to a run: to the arguments of its spawn, and to what its agent is told.
 
-Explicit arguments of the call win. A profile out of the workspace may have been written by anybody who can write
-there, an agent among them: it may only lower permission and tighten approval, and names no commands and tools, unless
-the user trusts its folder.
+Explicit arguments of the call win. Only the user's own profiles, the packaged ones and those in `trusted_dirs` count as
+the user's word. Any other may have been written by anybody, an agent among them: it may only lower permission and
+tighten approval, and names no commands and tools.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 from orchestrator.backend import Backend
 from orchestrator.config import Settings
-from orchestrator.engine.tree import Ceiling
+from orchestrator.engine.tree import Ceiling, Parent
+from orchestrator.errors import InvalidArgument, PermissionCeiling
+from orchestrator.front_matter import in_short
 from orchestrator.limits import KEPT_BY_BACKENDS
-from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, Message, ProfileRef, RunSpec
+from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, Message, ProfileRef, RunSpec, as_object
 from orchestrator.profiles import Profile
 
 T = TypeVar("T", bound=str)
@@ -32,19 +35,43 @@ class Profiled(NamedTuple):
     profile: ProfileRef
 
 
-def is_trusted(profile: Profile, cwd: Path, settings: Settings, *, by_agent: bool) -> bool:
+def is_trusted(profile: Profile, settings: Settings) -> bool:
     """Whether a profile counts as the word of the user. Looks at the disk.
 
-    Args:
-        cwd: of the run; its workspace is the repository around it, if there is one.
-        by_agent: the caller is the agent of another run, and may have written what it names.
+    A link counts for no more than the folder it lies in, nor for more than the one it leads to.
     """
     if profile.source in ("user", "packaged"):
         return True
-    workspace = next((folder for folder in (cwd, *cwd.parents) if (folder / ".git").exists()), cwd)
-    real = profile.path.resolve()
-    inside = any(path.is_relative_to(workspace) for path in (profile.path.absolute(), real))
-    return settings.trusts(real.parent) or not (inside or by_agent)
+    listed = [Path(folder).expanduser() for folder in settings.trusted_dirs]
+    listed += [folder.resolve() for folder in listed]
+    given = Path(os.path.normpath(profile.path.absolute())).parent
+    return all(any(folder.is_relative_to(own) for own in listed) for folder in (given, profile.real.parent))
+
+
+def check_reach(profile: Profile, cwd: Path, parent: Parent | None, *, trusted: bool) -> None:
+    """Refuses a file whose text the caller, or whoever wrote the workspace, could not read by itself.
+
+    Args:
+        cwd: of the run.
+        parent: the run whose agent is the caller, if it is one.
+
+    Raises:
+        PermissionCeiling: with where the file lies.
+    """
+    if trusted:
+        return
+    if profile.source in ("project", "claude") and not profile.real.is_relative_to(_project(cwd)):
+        raise PermissionCeiling(
+            f"profile {profile.path} leads to {profile.real}, out of the project; name that file itself"
+        )
+    if parent and parent.spec.level != "full_access" and not profile.real.is_relative_to(_project(parent.spec.cwd)):
+        raise PermissionCeiling(
+            f"profile {profile.path} lies outside of what {parent.spec.run_id} works in; use a name, or a file in there"
+        )
+
+
+def _project(cwd: Path) -> Path:
+    return next((folder for folder in (cwd, *cwd.parents) if (folder / ".git").exists()), cwd)
 
 
 def profiled(
@@ -54,10 +81,18 @@ def profiled(
 
     Args:
         ceiling: what the call may be given at most; a profile that wants more gets that.
+
+    Raises:
+        InvalidArgument: a stranger's schema could keep this process busy for ever.
     """
     given, own, notices = dict(arguments), dict(profile.fields), list(profile.notices)
-    if not trusted and (dropped := [key for key in ("checks", "tools") if own.pop(key, None)]):
-        notices.append(f"{' and '.join(dropped)} of a folder that is not in trusted_dirs are not used")
+    if not trusted:
+        if dropped := [key for key in ("checks", "tools") if own.pop(key, None) is not None]:
+            notices.append(f"{' and '.join(dropped)} of a folder that is not in trusted_dirs are not used")
+        if "pattern" in (keys := set(_keys(own.get("output_schema")))) or "patternProperties" in keys:
+            raise InvalidArgument(
+                f"output_schema of profile {profile.path} has a pattern, which only folders in trusted_dirs may have"
+            )
     for key in ("role", "output_schema"):
         if key in own:
             given.setdefault(key, own[key])
@@ -74,6 +109,15 @@ def profiled(
         name=profile.name, path=str(profile.path), sha256=profile.sha256, text=text, notices=notices or None
     )
     return Profiled(given, ref)
+
+
+def _keys(schema: Any) -> Iterator[str]:
+    if isinstance(schema, list):
+        for item in cast(list[Any], schema):
+            yield from _keys(item)
+    for key, value in (as_object(schema) or {}).items():
+        yield key
+        yield from _keys(value)
 
 
 def _lower(given: JsonObject, own: JsonObject, key: str, order: Sequence[T], bound: T, notices: list[str]) -> None:
@@ -97,21 +141,24 @@ def _limits(own: JsonObject, backend: Backend, notices: list[str]) -> JsonObject
 
 
 def _native(own: JsonObject, backend: Backend, notices: list[str]) -> JsonObject:
-    wanted = {key: own[key] for key in _NATIVE if own.get(key)}
+    wanted = {key: own[key] for key in _NATIVE if key in own}
     if own.get("backend", backend.name) == backend.name:
         kept = {key: value for key, value in wanted.items() if key in backend.abilities}
     else:
         kept = {}
-    if unused := wanted.keys() - kept.keys():
-        notices.append(f"{', '.join(sorted(unused))} are not used with {backend.name}")
+    if unused := sorted(wanted.keys() - kept.keys()):
+        notices.append(f"{in_short(unused)} are not used with {backend.name}")
     return {key: list(cast(Sequence[str], value)) if isinstance(value, tuple) else value for key, value in kept.items()}
 
 
 def _told(checks: Sequence[str]) -> str:
     if not checks:
         return ""
-    lines = "".join(f"\n- `{command}`" for command in checks)
-    return f"\n\n## Checks\n\nThe work is done when these commands pass; run them before you say so.\n{lines}"
+    commands = "\n".join(checks)
+    return (
+        "\n\n## Checks\n\nThe work is done when these commands pass; run them before you say so.\n\n"
+        f"```sh\n{commands}\n```"
+    )
 
 
 def instructed(spec: RunSpec, backend: Backend) -> RunSpec:
@@ -126,11 +173,10 @@ def instructed(spec: RunSpec, backend: Backend) -> RunSpec:
 
 
 def _with_preamble(message: Message, profile: ProfileRef) -> Message:
-    """The message with the job description before it, in a fence that the description cannot close itself."""
-    fence = "====="
-    while fence in profile.text:
-        fence += "="
-    head = f"{fence} Your job description ({profile.name}) {fence}\n{profile.text}\n{fence} Your task {fence}\n"
+    """The message with the job description before it, in a fence that the description cannot close: nothing holds the
+    digest of itself."""
+    fence = f"===== {profile.sha256[:16]} ====="
+    head = f"{fence} Your job description ({profile.name})\n{profile.text}\n{fence} Your task\n"
     first, *rest = message.parts or [{}]
     if first.get("type") == "text":  # one text, for some agents read no other
         return replace(message, parts=[{**first, "text": head + first["text"]}, *rest])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 FOLDER = ".orchestrator/reports"
 MOST = 20
 """Reports that are told of one run at most, the newest of them."""
+MOST_SEEN = 2_000
+DEEPEST = 3
 
 
 class Reports:
@@ -25,13 +29,18 @@ class Reports:
         return sorted(new, key=lambda path: now[path])[-MOST:]
 
     def _seen(self) -> dict[str, tuple[int, int]]:
-        """The reports with when they were last written, and their sizes. Links are not followed."""
-        found: dict[str, tuple[int, int]] = {}
-        for folder, _, names in os.walk(self._cwd / FOLDER):
-            for name in names:
-                path = Path(folder, name)
-                with suppress(OSError):
-                    facts = path.lstat()
-                    if name.endswith(".md") and not path.is_symlink():
-                        found[str(path.relative_to(self._cwd))] = (facts.st_mtime_ns, facts.st_size)
-        return found
+        """The reports with when they were last written, and their sizes."""
+        top = self._cwd / FOLDER
+        if top.is_symlink() or top.parent.is_symlink():
+            return {}
+        return dict(islice(self._below(top, DEEPEST), MOST_SEEN))
+
+    def _below(self, folder: Path, deep: int) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Links are not followed."""
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False) and deep:
+                    yield from self._below(Path(entry.path), deep - 1)
+                elif entry.name.endswith(".md") and entry.is_file(follow_symlinks=False):
+                    facts = entry.stat(follow_symlinks=False)
+                    yield str(Path(entry.path).relative_to(self._cwd)), (facts.st_mtime_ns, facts.st_size)

@@ -32,6 +32,8 @@ class Request(NamedTuple):
     spec: RunSpec
     nickname: str | None
     idempotency_key: str | None
+    asked: JsonObject | None = None
+    """The call as it was made, where a profile has changed it: by that an idempotency key knows it again."""
 
 
 def request_of(

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -36,6 +37,7 @@ def create_run(
     *,
     nickname: str | None,
     idempotency_key: str | None,
+    asked: JsonObject | None = None,
     socket: str | None = None,
 ) -> Created:
     """Writes a run to disk and takes its lock. Blocks on the disk; leaves nothing behind when it fails.
@@ -44,6 +46,7 @@ def create_run(
         spec: without an agent name if it begins a session; the name is given here.
         nickname: the name wished for a new agent.
         idempotency_key: the same key with the same arguments gives the run that it gave before.
+        asked: the arguments, without credentials, where the spec does not say them all as they were given.
         socket: where this process takes commands for its runs from others.
 
     Raises:
@@ -59,7 +62,7 @@ def create_run(
     document = compact({**serialisable(document), "key_digest": digest})
     masked = {"masked": True} if mask.value(document["message"]) != document["message"] else {}
     document = {**mask.value(document), **{key: str(getattr(spec, key)) for key in _NAMES}, **masked}
-    entry = {"run_id": spec.run_id, "fingerprint": _fingerprint(document, nickname)}
+    entry = {"run_id": spec.run_id, "fingerprint": _digest(asked) if asked else _fingerprint(document, nickname)}
     workspace.open()
     if digest and (known := sessions.find_key(workspace, digest)):
         return Created(spec, None, _same(workspace, known, entry))
@@ -75,6 +78,19 @@ def create_run(
     except OSError as error:
         raise StoreError(f"cannot write {error.filename or workspace.root}: {error.strerror}") from error
     return Created(spec, log)
+
+
+def find_run(cwd: str, idempotency_key: str | None, asked: JsonObject) -> RunDir | None:
+    """The run that the same key and arguments made before, see `create_run`. Blocks on the disk.
+
+    Raises:
+        Conflict: the key was used with other arguments.
+    """
+    if idempotency_key is None:
+        return None
+    workspace = Workspace(Path(cwd).resolve())
+    known = sessions.find_key(workspace, sessions.key_digest(idempotency_key))
+    return _same(workspace, known, {"fingerprint": _digest(asked)}) if known else None
 
 
 def was_answered(run_dir: RunDir, spec: RunSpec) -> bool:
@@ -150,4 +166,8 @@ def _fingerprint(document: JsonObject, nickname: str | None) -> str:
     asked = {key: value for key, value in document.items() if key not in _MADE_UP}
     if document.get("session_mode") != "new":
         asked["session_id"] = document["session_id"]
-    return hashlib.sha256(orjson.dumps([asked, nickname], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return _digest([asked, nickname])
+
+
+def _digest(asked: Any) -> str:
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()

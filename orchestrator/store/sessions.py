@@ -72,6 +72,13 @@ def add_run(workspace: Workspace, session_id: str, run_id: str) -> None:
         os.close(descriptor)
 
 
+def last_run(workspace: Workspace, session_id: str) -> str | None:
+    """The id of the newest run of a session, if it has any that can be read."""
+    with contextlib.suppress(OSError, IndexError, UnicodeDecodeError):
+        return workspace.session(session_id).with_suffix(".runs").read_text(encoding="ascii").split()[-1]
+    return None
+
+
 def remove(workspace: Workspace, session_id: str) -> None:
     """Takes back a session that was made a moment ago and has no run."""
     for suffix in (".json", ".runs", ".lock"):
@@ -85,10 +92,10 @@ def newest_run(workspace: Workspace, agent_name: str) -> str:
         AgentNotFound: nobody has that name in this workspace.
     """
     entry = workspace.name(agent_name)
-    with contextlib.suppress(FileNotFoundError, IndexError, UnicodeDecodeError, InvalidArgument):
+    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, InvalidArgument):
         session_id = entry.read_text(encoding="ascii")  # empty for a moment, or for ever after a crash
-        runs = workspace.session(session_id).with_suffix(".runs").read_text(encoding="ascii")
-        return runs.split()[-1]
+        if (run_id := last_run(workspace, session_id)) is not None:
+            return run_id
     names = os.listdir(workspace.root / "names") if workspace.root.is_dir() else []  # noqa: PTH208
     raise AgentNotFound(f"no agent {agent_name!r} in {workspace.cwd}{nearest(agent_name, names) or '; call list_runs'}")
 
