@@ -78,6 +78,7 @@ def _serve_in_process(*, scripted: bool, toolsets: Sequence[str], verbose: bool)
     import logging
     import os
     from concurrent.futures import ThreadPoolExecutor
+    from contextlib import AsyncExitStack
     from dataclasses import replace
     from pathlib import Path
 
@@ -85,6 +86,7 @@ def _serve_in_process(*, scripted: bool, toolsets: Sequence[str], verbose: bool)
     from orchestrator.doors.mcp import serve_stdio
     from orchestrator.doors.tools import Tools
     from orchestrator.engine.engine import Caller, Engine
+    from orchestrator.host.agents import agents_door
     from orchestrator.host.client import call
     from orchestrator.logs import Plain
     from orchestrator.process import MARKER
@@ -98,9 +100,16 @@ def _serve_in_process(*, scripted: bool, toolsets: Sequence[str], verbose: bool)
         caller = Caller(cwd=Path.cwd(), env=env, toolsets=frozenset(toolsets), parent_run_id=parent)
         async with Engine(Home.default(), backends.load, scope=caller.cwd) as engine:
             caller = replace(caller, settings=engine.settings_of(caller))
-            with engine.lives.client(caller):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(agents_door(engine, scripted=scripted))
+                stack.enter_context(engine.lives.client(caller))
+
+                async def close() -> None:
+                    await engine.lives.close()
+                    await stack.aclose()
+
                 await engine.recovery.recover()
-                await serve_stdio(Tools(engine, caller, forward=call), engine.lives.close)
+                await serve_stdio(Tools(engine, caller, forward=call), close)
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Plain())

@@ -11,15 +11,17 @@ from typing import Literal, Protocol
 
 from orchestrator.config import Settings
 from orchestrator.events import Update
-from orchestrator.model import Answer, InputRequest, Message, Outcome, RunSpec
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec
 
 Ability = Literal[
     "steer", "resume", "fork", "permission", "images", "attach",
     "max_turns", "max_cost_usd",
     "instructions", "model", "effort", "tools", "disallowed_tools",
+    "agent_tools",
 ]  # fmt: skip
 """Those of the second line are limits that it can keep; one that it cannot keep is refused. Those of the third are what
-of a profile it takes in `backend_config`; `instructions` as `append_system_prompt`, otherwise the prompt tells them."""
+of a profile it takes in `backend_config`; `instructions` as `append_system_prompt`, otherwise the prompt tells them.
+The last: it gives its agents our own tools."""
 
 
 DENIED = "The caller denied this"
@@ -36,6 +38,14 @@ class RunContext(Protocol):
     @property
     def env(self) -> Mapping[str, str]:
         """The environment of the client that asked for the run. Held in memory only."""
+        ...
+
+    @property
+    def agent_tools(self) -> JsonObject | None:
+        """The MCP server, as in `mcp_servers`, by which the agent asks its caller and talks to other agents.
+
+        None if it is to have none. Its tools need no permission, and may take as long as the caller does.
+        """
         ...
 
     @property

@@ -21,6 +21,7 @@ from orchestrator.model import (
     Run,
     Status,
     Usage,
+    compact,
 )
 
 SUMMARY_CHARS = 200
@@ -196,11 +197,13 @@ class Progress(Update):
     type: ClassVar[str] = "status_changed"
     detail: str
     usage: Usage | None = None
+    progress: JsonObject | None = None
+    """How far the agent says it is: `{text, percent?}`."""
 
     def payload(self) -> JsonObject:
         """See `Update.payload`."""
-        usage = {"usage": self.usage.to_json()} if self.usage else {}
-        return {"status": Status.RUNNING, "detail": self.detail, **usage}
+        usage = self.usage.to_json() if self.usage else None
+        return compact({"status": Status.RUNNING, "detail": self.detail, "usage": usage, "progress": self.progress})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,9 +304,16 @@ def _status_changed(run: Run, event: Event) -> JsonObject:
         changes["remote_ref"] = data["remote_ref"]
     if resolved := data.get("resolved"):
         changes["pending"] = tuple(r for r in run.pending if r.request_id != resolved["request_id"])
+    if progress := data.get("progress"):
+        changes |= {"progress": progress, "summary": _clip(_in_words(progress))}
     if changes["status"] in TERMINAL:
         changes["summary"] = _clip(data.get("reason") or run.summary)
     return changes
+
+
+def _in_words(progress: JsonObject) -> str:
+    percent = progress.get("percent")
+    return str(progress["text"]) if percent is None else f"{percent:g} %: {progress['text']}"
 
 
 def _agent_message(run: Run, event: Event) -> JsonObject:

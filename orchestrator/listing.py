@@ -22,6 +22,8 @@ class Where(NamedTuple):
     cwd: Path | None
     filters: Mapping[str, str]
     cursor: str | None = None
+    among: frozenset[str] | None = None
+    """The only runs that count; None for all."""
 
 
 class Page(NamedTuple):
@@ -48,6 +50,8 @@ def page_of(index: RunIndex, where: Where, limit: int, log_of: Callable[[str], R
     for run_dir in index.below(where.cwd, where.cursor):
         if len(rows) == limit:
             return Page(rows, True, unreadable)
+        if where.among is not None and run_dir.run_id not in where.among:
+            continue
         try:
             log = log_of(run_dir.run_id)
             run = log.run if log else RunReader(run_dir).state().run

@@ -345,6 +345,8 @@ class Run(Document):
     parent_run_id: str | None = None
     depth: int = 0
     profile: JsonObject | None = None
+    progress: JsonObject | None = None
+    """What the agent last said of how far it is: `{text, percent?}`."""
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:

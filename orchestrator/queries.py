@@ -97,6 +97,7 @@ class Queries:
                 "resumed_from_run_id": run.resumed_from_run_id,
                 "depth": run.depth or None,
                 "profile": run.profile,
+                "progress": run.progress,
                 "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
             }
         )
@@ -110,6 +111,7 @@ class Queries:
         filters: dict[str, str],
         limit: int,
         cursor: str | None,
+        among: frozenset[str] | None = None,
     ) -> JsonObject:
         """A page of runs, newest first.
 
@@ -117,9 +119,10 @@ class Queries:
             cwd: runs at or below this directory; None for all.
             filters: any of status, backend, role and session_id, all of which must match.
             cursor: the `next_cursor` of the page before.
+            among: the only runs that count; None for all.
         """
         status = filters.get("status")
-        where = Where(cwd, filters, cursor)
+        where = Where(cwd, filters, cursor, among)
         rows, more, unreadable = await asyncio.to_thread(page_of, self._index, where, limit, self._engine.log_of)
         runs: list[JsonObject] = []
         size, last = 0, None
@@ -274,6 +277,7 @@ def _digest(run: Run) -> JsonObject:
             "status": run.status,
             "summary": run.summary,
             "last_seq": run.last_seq,
+            "progress": run.progress,
             "pending": pending_of(run) or None,
         }
     )

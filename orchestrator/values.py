@@ -14,6 +14,9 @@ from orchestrator.model import JsonObject, as_array, as_object
 
 Reader = Callable[[str, Any], Any]
 
+OURS = "orchestrator"
+"""The name of the MCP server with our own tools, which no other server may have."""
+
 
 def read(backend: str, config: JsonObject, readers: Mapping[str, Reader]) -> dict[str, Any]:
     """The checked values by key. An unknown key is refused with the nearest known ones."""
@@ -75,6 +78,8 @@ def mcp_servers(place: str, value: Any) -> Mapping[str, JsonObject]:
     if servers is None:
         raise InvalidArgument(f"{place} must be an object of servers by name")
     for name, given in servers.items():
+        if name == OURS:
+            raise InvalidArgument(f"{place}.{name} is the name of our own; choose another")
         server = as_object(given) or {}
         wanted = "url" if server.get("type") in ("http", "sse") or "url" in server else "command"
         if server.get("type", "stdio") not in ("stdio", "http", "sse") or not isinstance(server.get(wanted), str):

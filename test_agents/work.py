@@ -70,6 +70,11 @@ class Work:
     # ---- what the backend may do: RunContext ----
 
     @property
+    def agent_tools(self) -> JsonObject | None:
+        """See `RunContext.agent_tools`: whom it would talk to is on the other side of A2A."""
+        return None
+
+    @property
     def grace_s(self) -> float:
         """See `RunContext.grace_s`."""
         return STOP_S

@@ -32,6 +32,7 @@ from orchestrator.events import Progress, Started
 from orchestrator.line_process import HURRY_S, LineProcess, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import Completed, JsonObject, Outcome, RunSpec, Usage, as_array, as_object
+from orchestrator.values import OURS
 
 OLDEST = (2, 1, 248)
 """The first Claude Code that takes a prompt as it is written."""
@@ -88,6 +89,8 @@ class Drive:
             fields["fork_session"] = self._fork
         else:
             self._session = self._resume
+        if self._ctx.agent_tools is not None:
+            fields["mcp_servers"] = {OURS: self._ctx.agent_tools, **fields["mcp_servers"]}
         env = agent_environment(self._ctx.env, self._spec.cwd, claude_agent_sdk.__version__)
         appended = self._options.append_system_prompt
         async with _running(fields, self._spec, self._ctx, env, appended) as (options, process):

@@ -23,6 +23,8 @@ MODES: Mapping[Permission, Mode] = {
 }
 """Claude Code's permission mode for each of our levels."""
 
+IDLE_MS = 7 * 24 * 3600 * 1000
+
 UNSUITED = ("CronCreate", "CronDelete", "CronList", "ScheduleWakeup", "EnterWorktree", "ExitWorktree")
 """Tools that no run is offered: a run ends with its work, so nothing can be put off, and stays where it is."""
 
@@ -42,6 +44,10 @@ class Options:
     """Its own tools that it is offered; all if nothing is said. Those of MCP servers are offered anyway."""
     disallowed_tools: tuple[str, ...] = ()
     mcp_servers: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject], repr=False)
+    agent_tools: bool = True
+    """Give the agent our own tools, by which it asks its caller and talks to other agents."""
+    delegate: bool = False
+    """With the tools that spawn and follow runs of its own."""
     background_wait_s: float = 600.0
     """How long commands that the agent left in the background may keep a run whose turn is over."""
 
@@ -116,6 +122,7 @@ def agent_environment(env: Mapping[str, str], cwd: Path, sdk_version: str) -> di
         "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
         "CLAUDE_AGENT_SDK_VERSION": sdk_version,
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
+        "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT": str(IDLE_MS),  # a question may take its caller days
         "PWD": str(cwd),
     }
     return {**own, **env, **told}
@@ -135,5 +142,7 @@ _READERS: Mapping[str, values.Reader] = {
     "tools": values.words,
     "disallowed_tools": values.words,
     "mcp_servers": values.mcp_servers,
+    "agent_tools": values.flag,
+    "delegate": values.flag,
     "background_wait_s": values.seconds,
 }

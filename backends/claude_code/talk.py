@@ -24,6 +24,7 @@ from claude_agent_sdk import (
     HookJSONOutput,
     HookMatcher,
     Message,
+    PermissionResultAllow,
     ResultMessage,
     SystemMessage,
     ToolPermissionContext,
@@ -41,6 +42,7 @@ from orchestrator.events import Progress, Update
 from orchestrator.line_process import HURRY_S, LineProcess
 from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec, as_object
+from orchestrator.values import OURS
 
 CONNECT_S = 60.0
 INTERRUPT_S = 1.0
@@ -257,6 +259,8 @@ class Talk:
 
     async def _may_use(self, tool: str, given: dict[str, Any], context: ToolPermissionContext) -> requests.Verdict:
         """Whether it may use a tool. Called for several at once; cancelled when it does not want to know any more."""
+        if self._ctx.agent_tools is not None and tool.startswith(f"mcp__{OURS}__"):
+            return PermissionResultAllow()
         if reason := requests.forbidden(tool, self._spec.level, planning=self._planning):
             return requests.denied(reason)
         call_id = context.tool_use_id or str(uuid.uuid4())

@@ -23,7 +23,7 @@ class Codex:
 
     name = "codex"
     abilities: frozenset[Ability] = frozenset(
-        {"steer", "resume", "fork", "permission", "images", "instructions", "model", "effort"}
+        {"steer", "resume", "fork", "permission", "images", "instructions", "model", "effort", "agent_tools"}
     )
 
     def check(self, spec: RunSpec, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from orchestrator import values
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import JsonObject, Permission, RunSpec, as_array, as_object
 from orchestrator.process import MARKER
+from orchestrator.values import OURS
 
 SANDBOXES: Mapping[Permission, str] = {
     "read_only": "read-only",
@@ -29,6 +30,11 @@ _QUIET = ("features.plugins", "features.apps", "features.unbounded_connection_re
 """Switched off unless the user's own configuration says something of them: the first two and the last call home, the
 third would let a run that has no network wait for ever."""
 
+_OF_OURS: JsonObject = {
+    "default_tools_approval_mode": "approve",
+    "tool_timeout_sec": 7 * 24 * 3600,  # its caller may take days to answer
+    "disabled_tools": ["ask_caller"],  # there is one that works where MCP servers do not
+}
 _OURS = (
     "approval_policy", "approvals_reviewer", "default_permissions", "developer_instructions", "hooks", "mcp_servers",
     "model_instructions_file", "notify", "permissions", "profile", "projects", "sandbox_mode",
@@ -51,6 +57,10 @@ class Options:
     mcp_servers: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject], repr=False)
     own_mcp_servers: bool = False
     """Also start the MCP servers of the user's own configuration."""
+    agent_tools: bool = True
+    """Give the agent our own tools, by which it talks to other agents."""
+    delegate: bool = False
+    """With the tools that spawn and follow runs of its own."""
     isolated_home: bool = False
     """Use a CODEX_HOME of the orchestrator's own, which shares nothing with the user's but the login."""
 
@@ -98,11 +108,14 @@ def _words(pairs: Mapping[str, Any]) -> list[str]:
     return [word for key, value in pairs.items() for word in ("-c", f"{key}={toml(value)}")]
 
 
-def thread_fields(spec: RunSpec, options: Options, user: JsonObject) -> JsonObject:
+def thread_fields(
+    spec: RunSpec, options: Options, user: JsonObject, agent_tools: JsonObject | None = None
+) -> JsonObject:
     """The parameters of a thread that a run decides, whether it is begun, resumed or forked.
 
     Args:
         user: the user's own configuration, as `user_config` has it.
+        agent_tools: the MCP server with our own tools.
     """
     own = {} if options.own_mcp_servers else as_object(user.get("mcp_servers")) or {}
     off: JsonObject = {name: {"enabled": False} for name in own}
@@ -115,7 +128,11 @@ def thread_fields(spec: RunSpec, options: Options, user: JsonObject) -> JsonObje
     }
     if options.effort:
         config["model_reasoning_effort"] = options.effort
-    if servers := off | {name: _server(server) for name, server in options.mcp_servers.items()}:
+    servers = off | {name: _server(server) for name, server in options.mcp_servers.items()}
+    if agent_tools is not None:
+        servers[OURS] = {**_server(agent_tools), **_OF_OURS}
+        config |= {f"shell_environment_policy.set.{name}": value for name, value in agent_tools["env"].items()}
+    if servers:
         config["mcp_servers"] = servers
     fields: JsonObject = {
         "cwd": str(spec.cwd),
@@ -242,5 +259,7 @@ _READERS: Mapping[str, values.Reader] = {
     "config": _config,
     "mcp_servers": values.mcp_servers,
     "own_mcp_servers": values.flag,
+    "agent_tools": values.flag,
+    "delegate": values.flag,
     "isolated_home": values.flag,
 }

@@ -186,7 +186,58 @@ TOOLS: tuple[Tool, ...] = (
     ),
 )
 
+_LETTER: JsonObject = {
+    "text": _s("what to say"),
+    "parts": {"type": "array", "items": {"type": "object"}, "minItems": 1, "description": "instead of text, as in A2A"},
+    "reply_to": _s("id of the message that this answers"),
+    "deliver": {
+        "enum": ["queue", "now", "wake"],
+        "description": "default queue: until it is fetched; now: into the work of a running agent; wake: starts a "
+        "turn of an agent whose runs are over",
+    },
+}
+_FETCH: JsonObject = {
+    "after_seq": {
+        "type": "integer",
+        "minimum": 0,
+        "description": "next_after_seq of the last answer: says that you have those; without it you get again what you "
+        "never said so of",
+    },
+    "wait_ms": _i("how long to wait while there are none", 0, 0, 50_000),
+}
+_LIST_AGENTS = Tool("list_agents", "The agents that you may write to, and how far they are.", {}, idempotent=True)
+
 TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
+    "agent": (
+        Tool(
+            "ask_caller",
+            "Ask whoever gave you this task, and wait for the answer, however long it takes. For what only they can "
+            "decide or know. If the call times out, ask the same again: nothing is lost.",
+            {
+                "question": _s("complete: they see nothing else of your work", maxLength=8_000),
+                "options": {"type": "array", "items": _s(maxLength=200), "maxItems": 10},
+                "context": _s("what they need to know to answer", maxLength=8_000),
+            },
+            ("question",),
+            read=False,
+        ),
+        Tool(
+            "report_progress",
+            "Say in a line how far you are; your caller sees it. At each larger step of long work.",
+            {"text": _s(maxLength=200), "percent": {"type": "number", "minimum": 0, "maximum": 100}},
+            ("text",),
+            read=False,
+        ),
+        Tool(
+            "send_message",
+            "Write to another agent of your tree, or to your caller.",
+            {"to": _s("agent_name, one run_id of it, or caller"), **_LETTER},
+            ("to",),
+            read=False,
+        ),
+        Tool("fetch_messages", "Messages that others wrote to you.", _FETCH, read=False, idempotent=True),
+        _LIST_AGENTS,
+    ),
     "team": (
         Tool(
             "list_profiles",
@@ -194,11 +245,27 @@ TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
             {"cwd": _s("whose profiles to list besides the user's; default: yours")},
             idempotent=True,
         ),
+        Tool(
+            "send_agent_message",
+            "Write to an agent of this directory.",
+            {"to": _s("agent_name, or one run_id of it"), **_LETTER},
+            ("to",),
+            read=False,
+        ),
+        Tool(
+            "fetch_agent_messages",
+            "Messages that agents of this directory wrote to you as their caller.",
+            _FETCH,
+            read=False,
+            idempotent=True,
+        ),
+        _LIST_AGENTS,
     ),
 }
 """Further tools, by the name of their set."""
 
 
-def offered(toolsets: Iterable[str]) -> list[Tool]:
-    """The tools for a client that wants these sets beside the usual ones."""
-    return [*TOOLS, *(tool for name in sorted(toolsets) for tool in TOOLSETS[name])]
+def offered(toolsets: Iterable[str], *, usual: bool = True) -> list[Tool]:
+    """The tools for a client that wants these sets, beside the usual ones."""
+    further = {tool.name: tool for name in sorted(toolsets) for tool in TOOLSETS[name]}
+    return [*(TOOLS if usual else ()), *further.values()]

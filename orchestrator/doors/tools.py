@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 from orchestrator import profiles
 from orchestrator.clip import clip, json_chars
 from orchestrator.doors.schemas import TOOLSETS, Tool, offered
+from orchestrator.doors.talk import Talk
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.spawn import workspace_path
-from orchestrator.errors import InvalidArgument, NotOwner, UnknownArgument, nearest
+from orchestrator.errors import InvalidArgument, NotOwner, RunNotFound, UnknownArgument, nearest
 from orchestrator.front_matter import in_short
 from orchestrator.model import JsonObject, Run, compact
 from orchestrator.queries import RESULT_CHARS, Queries
@@ -50,7 +51,7 @@ class Tools:
         self._queries = queries or Queries(engine)
         self.caller = caller
         self.home = engine.home
-        self.offered = offered(caller.toolsets)
+        self.offered = offered(caller.toolsets, usual=not caller.bound or caller.delegates)
         self._validators: Mapping[str, Validator] = {}
         self._routes: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
             "spawn_run": self._spawn_run,
@@ -62,6 +63,7 @@ class Tools:
             "list_runs": self._list_runs,
             "get_event_artifact": self._get_event_artifact,
             "list_profiles": self.list_profiles,
+            **Talk(engine, caller).routes,
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> JsonObject:
@@ -74,8 +76,7 @@ class Tools:
         if route is None:
             raise InvalidArgument(f"no tool {name!r}{nearest(name, (tool.name for tool in self.offered))}")
         if BY_NAME[name] not in self.offered:
-            sets = next(toolset for toolset, tools in TOOLSETS.items() if BY_NAME[name] in tools)
-            raise InvalidArgument(f"{name} is offered by `orchestrator mcp --toolset {sets}` alone")
+            raise InvalidArgument(_unoffered(name))
         if not self._validators:
             self._validators = await asyncio.to_thread(_make_validators)
         given = check_arguments(BY_NAME[name], self._validators[name], arguments)
@@ -144,7 +145,8 @@ class Tools:
         if (cursor := given.get("cursor")) is not None:
             checked(cursor, RUN_ID, "cursor")
         filters = {name: given[name] for name in ("status", "backend", "role", "session_id") if name in given}
-        return await self._queries.list_runs(cwd=cwd, filters=filters, limit=given["limit"], cursor=cursor)
+        among = await asyncio.to_thread(self._engine.tree_of, self.caller) if self.caller.bound else None
+        return await self._queries.list_runs(cwd=cwd, filters=filters, limit=given["limit"], cursor=cursor, among=among)
 
     async def _get_event_artifact(self, given: JsonObject) -> JsonObject:
         return await self._queries.get_event_artifact(
@@ -164,13 +166,27 @@ class Tools:
         return await asyncio.to_thread(self._find_one, given)
 
     def _find_one(self, given: JsonObject) -> RunDir:
-        return self._queries.find(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
+        run_dir = self._queries.find(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
+        return self._seen(run_dir)
 
     def _find_all(self, run_ids: list[str]) -> list[RunDir]:
-        return [self._queries.find(run_id, None, self.caller.cwd) for run_id in run_ids]
+        return [self._seen(self._queries.find(run_id, None, self.caller.cwd)) for run_id in run_ids]
+
+    def _seen(self, run_dir: RunDir) -> RunDir:
+        """The run, if the caller may see it: an agent sees those of its tree."""
+        if self.caller.bound and run_dir.run_id not in self._engine.tree_of(self.caller):
+            raise RunNotFound(f"no run {run_dir.run_id!r} in your tree; call list_agents")
+        return run_dir
 
     def _cwd(self, given: str | None) -> Path:
         return self.caller.cwd if given is None else workspace_path(given)
+
+
+def _unoffered(name: str) -> str:
+    for toolset, tools in TOOLSETS.items():
+        if BY_NAME[name] in tools:
+            return f"{name} is offered by `orchestrator mcp --toolset {toolset}` alone"
+    return f"{name} is offered to agents only with backend_config.delegate: true"
 
 
 def _profile_rows(cwd: Path, home: Path) -> JsonObject:

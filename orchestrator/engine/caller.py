@@ -35,6 +35,10 @@ class Caller:
     """What it may spawn on; None for all there are."""
     toolsets: frozenset[str] = frozenset()
     """The sets of tools that it wants beside the usual ones."""
+    bound: bool = False
+    """It is the agent of `parent_run_id` itself, by its pass: it sees the tree of that run alone."""
+    delegates: bool = False
+    """It may spawn and follow runs of its own as well."""
     parent_run_id: str | None = None
     """The run whose agent this client is, if it is one."""
     forwarded: bool = False

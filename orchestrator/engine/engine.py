@@ -202,11 +202,17 @@ class Engine:
         )
         return own, created
 
+    def tree_of(self, caller: Caller) -> frozenset[str]:
+        """The runs of the tree that an agent belongs to. Looks at the disk."""
+        life = self.lives.get(caller.parent_run_id or "")
+        root = self.home.find(life.spec.root_run_id or life.spec.run_id) if life else None
+        return frozenset(tree.member_ids(root)) if root else frozenset()
+
     def _env_for(self, caller: Caller) -> Mapping[str, str]:
         """What an agent gets of the environment: of a parent that may not do everything that which it was given itself,
         for it could name programs and homes in its own."""
         parent = self.lives.get(caller.parent_run_id) if caller.parent_run_id else None
-        return parent.env if parent and parent.spec.level != "full_access" else caller.agent_env
+        return parent.lent_env if parent and parent.spec.level != "full_access" else caller.agent_env
 
     # ---- continue ----
 

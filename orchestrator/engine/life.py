@@ -18,6 +18,7 @@ from orchestrator.backend import Backend
 from orchestrator.config import Settings
 from orchestrator.engine.clock import ActiveClock, patience_of
 from orchestrator.engine.equipment import ask_for_credentials, native_session
+from orchestrator.engine.face import Face
 from orchestrator.engine.history import WAITING_FOR_CLIENT, History
 from orchestrator.engine.outcome import LastEvent, last_event, result_of
 from orchestrator.engine.profiled import instructed
@@ -56,7 +57,7 @@ WAITING_FOR_SLOT = "waiting_for_slot"
 class Stop:
     """Why a run is being ended from outside."""
 
-    why: Literal["cancel", "timeout", "shutdown", "lost"]
+    why: Literal["cancel", "timeout", "unanswered", "shutdown", "lost"]
     reason: str | None = None
 
 
@@ -70,6 +71,7 @@ class Life:
         settings: those of this process.
         history: how far an earlier owner had come; None for a new run.
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
+        face: the socket at which the agent is heard, and our home; None if it is nowhere.
     """
 
     def __init__(
@@ -84,10 +86,14 @@ class Life:
         history: History | None = None,
         *,
         hosted: bool = False,
+        face: tuple[str, str] | None = None,
     ) -> None:
         self.spec = spec = instructed(spec, backend)
         self.log = log
-        self.env: Mapping[str, str] = env or {}
+        self.lent_env: Mapping[str, str] = env or {}
+        self.face = Face(spec.run_id, *face, self) if face else None
+        if self.face:
+            log.hide({self.face.key})
         self._lent: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
         if env is not None:
             self._lent.set_result(env)
@@ -111,6 +117,10 @@ class Life:
         self._clock = ActiveClock(limits.get("timeout_s"), history.worked_s if history else 0.0)
 
     # ---- commands, from the engine ----
+
+    def give_up(self, why: str) -> None:
+        """Ends the run: nobody answered what its agent asked by a tool of ours."""
+        self.stop(Stop("unanswered", why))
 
     def stop(self, stop: Stop) -> None:
         """Asks the run to end; the first one to ask decides how."""
@@ -185,6 +195,16 @@ class Life:
         await self._steering.say(message)
 
     # ---- what the backend may do: RunContext ----
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """See `RunContext.env`."""
+        return {**self.lent_env, **self.face.environment} if self.face else self.lent_env
+
+    @property
+    def agent_tools(self) -> JsonObject | None:
+        """See `RunContext.agent_tools`."""
+        return self.face.server if self.face else None
 
     async def emit(self, update: Update) -> None:
         """See `RunContext.emit`."""
@@ -291,6 +311,8 @@ class Life:
             logger.exception("run %s could not be ended", self.spec.run_id)
         finally:
             self._clock.pause()
+            if self.face:
+                await self.face.close()
             self.log.close()
             self._over.set()
 
@@ -336,13 +358,13 @@ class Life:
         if not self._lent.done() and not self._backend.ready(spec, {}):
             if self.log.run.detail != WAITING_FOR_CLIENT:
                 await self._tell_detail(WAITING_FOR_CLIENT)
-            self.env = await self._lent
+            self.lent_env = await self._lent
         elif self._lent.done():
-            self.env = self._lent.result()
+            self.lent_env = self._lent.result()
         config = spec.backend_config
         if lost := lost_credentials(config):
             config = renewed(config, await ask_for_credentials(self._requests, lost))
-        self.log.hide(secrets_of(config, self.env))
+        self.log.hide(secrets_of(config, self.lent_env))
         return replace(spec, backend_config=config)
 
     async def _tell_detail(self, detail: str) -> None:

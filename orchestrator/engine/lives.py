@@ -40,6 +40,8 @@ class Lives:
     def __init__(self, home: Home, socket: str | None) -> None:
         self.home = home
         self.socket = socket
+        self.face_socket = socket
+        """Where agents of our runs are heard; in a process that is no host, a socket for that alone."""
         self.closing = False
         self.draining: str | None = None
         """Why no new runs are taken any more, and none are taken over, for whoever asks."""
@@ -134,7 +136,10 @@ class Lives:
         turn = partial(self._order.turn, spec)
         slots = self._slots["remote" if "attach" in backend.abilities else "local"]
         hosted = self.socket is not None
-        life = Life(spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted)
+        face = None
+        if self.face_socket and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
+            face = (self.face_socket, str(self.home.path))
+        life = Life(spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face)
         self._lives[spec.run_id] = life
         for caller in self._callers:
             life.lend(caller.cwd, caller.agent_env)

@@ -106,6 +106,8 @@ def _stopped(spec: RunSpec, run: Run, stop: Stop) -> LastEvent:
         return _cancelled(stop.reason)
     if stop.why == "timeout":
         return _failure("timeout", f"the run worked for longer than limits.timeout_s = {spec.limits['timeout_s']}")
+    if stop.why == "unanswered":
+        return _failure("input_timeout", stop.reason or "nobody answered in time")
     waiting = "; ".join(f"{request.request_id!r}: {request.text[:200]}" for request in run.pending)
     how = "was shut down" if stop.why == "shutdown" else "is gone"
     message = f"the process that owned this run {how}" + (f"; pending was {waiting}" if waiting else "")

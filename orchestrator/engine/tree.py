@@ -135,6 +135,15 @@ def members(root: RunDir) -> int:
         return 1
 
 
+def member_ids(root: RunDir) -> list[str]:
+    """The runs of a tree, the root first."""
+    try:
+        with open(root.file(MEMBERS), encoding="ascii") as file:  # noqa: PTH123
+            return [root.run_id, *file.read().split()]
+    except (FileNotFoundError, UnicodeDecodeError):
+        return [root.run_id]
+
+
 def add_member(root: RunDir, run_id: str) -> None:
     """Notes a new member of a tree."""
     descriptor = os.open(root.file(MEMBERS), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

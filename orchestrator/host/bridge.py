@@ -19,9 +19,9 @@ import sys
 import time
 from typing import Any
 
-from orchestrator.host.launch import connect
+from orchestrator.host.launch import connect, connect_to
 from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, Splitter, hear, parsed
-from orchestrator.host.place import HostError, NoHostPossible, Place, hello
+from orchestrator.host.place import SOCKET_VARIABLE, HostError, NoHostPossible, Place, hello
 
 BUFFER_BYTES = 4 * 2**20
 """What may wait for one side before the other is not read any more."""
@@ -46,10 +46,15 @@ class _Call:
 
 
 class Bridge:
-    """One client's session. `run` returns when the client is gone."""
+    """One client's session. `run` returns when the client is gone.
 
-    def __init__(self, place: Place, first_line: dict[str, Any]) -> None:
+    Args:
+        socket: the only one to talk to, for the agent of a run that lives there; None for the host's.
+    """
+
+    def __init__(self, place: Place, first_line: dict[str, Any], socket: str | None = None) -> None:
         self._place = place
+        self._socket = socket
         self._first_line = first_line
         self._host: socket.socket | None = None
         self._selector = selectors.SelectSelector()  # unlike epoll it takes files, as in `orchestrator mcp < requests`
@@ -70,7 +75,10 @@ class Bridge:
         Raises:
             HostError: there is none and none can be started.
         """
-        connection, rest = connect(self._place, self._first_line)
+        if self._socket is None:
+            connection, rest = connect(self._place, self._first_line)
+        else:
+            connection, rest = connect_to(self._socket, self._first_line)
         connection.setblocking(False)
         self._host = connection
         self._from_host = Splitter()
@@ -275,14 +283,18 @@ def run(**about: Any) -> bool:
     _fill_gaps()
     for number in _ENDINGS:
         signal.signal(number, _leave)
+    of_agent = "agent" in about.get("toolsets", ())
     try:
-        bridge = Bridge(Place.own(), hello(**about))
+        bridge = Bridge(Place.own(), hello(**about), os.environ.get(SOCKET_VARIABLE, "") if of_agent else None)
     except OSError as error:
         _say(f"the current directory is gone: {error}")
         return True
     try:
         bridge.open()
     except (NoHostPossible, OSError) as error:
+        if of_agent:
+            _say(f"the run's owner cannot be reached: {error}")
+            return True
         _say(f"no host can be had ({error}); runs live in this process and end with it")
         for number in _ENDINGS:
             signal.signal(number, signal.SIG_DFL)

@@ -112,6 +112,23 @@ def greet(connection: socket.socket, first_line: Mapping[str, Any], deadline: fl
     raise HostError("what listens at the host's socket speaks another version; restart this client")
 
 
+def connect_to(path: str, first_line: Mapping[str, Any]) -> tuple[socket.socket, bytes]:
+    """A connection to one socket, for a client that no other one serves. See `connect`.
+
+    Raises:
+        NoHostPossible: nobody listens there, or refuses this client.
+    """
+    connection = dial(path, START_S) if path else None
+    if connection is None:
+        raise NoHostPossible("nobody listens there; its run is over")
+    answer, rest = greet(connection, first_line, time.monotonic() + START_S)
+    if not answer.get("ok"):
+        connection.close()
+        raise NoHostPossible(str(answer.get("error", "it is about to end")))
+    connection.settimeout(None)
+    return connection, rest
+
+
 def start(place: Place, lock: int, deadline: float) -> None:
     """Starts the host as a process of its own, which inherits the lock. Returns once it listens.
 

@@ -179,8 +179,11 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
     return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
 
 
-TOOLSETS = ("team",)
-"""The sets of tools that a client may want beside the usual ones; `doors/schemas.py` says what is in them."""
+SOCKET_VARIABLE = "ORCHESTRATOR_RUN_SOCKET"
+"""Where the agent of a run is heard, in its environment."""
+TOOLSETS = ("agent", "team")
+"""The sets of tools that a client may want: `team` beside the usual ones, `agent` for the agent of a run, which gets no
+others. `doors/schemas.py` says what is in them."""
 
 
 def hello(**more: Any) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from orchestrator.doors.mcp import fault_of, refusal, serve_lines
 from orchestrator.doors.schemas import TOOLSETS
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
+from orchestrator.engine.face import PASS
 from orchestrator.host.client import call
 from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, hear, parsed
 from orchestrator.host.place import API, dial, peer_pid, peer_uid
-from orchestrator.model import JsonObject, as_array, as_object
+from orchestrator.model import JsonObject, RunSpec, as_array, as_object
 from orchestrator.process import MARKER, ancestor_among
 from orchestrator.queries import Queries
 
@@ -140,8 +141,11 @@ class Server:
         backends: Callable[[bool], frozenset[str]],
         about: Mapping[str, Any],
         stop: Callable[[str], None],
+        *,
+        agents_only: bool = False,
     ) -> None:
         self._engine = engine
+        self._agents_only = agents_only
         self._queries = Queries(engine)
         self._backends = backends
         self._about = about
@@ -256,8 +260,31 @@ class Server:
             raise ValueError("env must be an object of strings")
         if toolsets is None or not all(name in TOOLSETS for name in toolsets):
             raise ValueError(f"toolsets must be an array of: {', '.join(TOOLSETS)}")
-        backends = self._backends(first.get("scripted") is True)
-        return Caller(cwd=Path(cwd), env=env, backends=backends, toolsets=frozenset(toolsets), forwarded=forwarded)
+        bound = "agent" in toolsets
+        parent = self._agent_of(env) if bound else None
+        if self._agents_only and not bound:
+            raise ValueError("this socket is for the agents of runs")
+        return Caller(
+            cwd=parent.cwd if parent else Path(cwd),
+            env=env,
+            backends=self._backends(first.get("scripted") is True),
+            toolsets=frozenset(toolsets),
+            forwarded=forwarded,
+            bound=bound,
+            delegates=parent is not None and parent.backend_config.get("delegate") is True,
+            parent_run_id=env.get(MARKER) if bound else None,
+        )
+
+    def _agent_of(self, env: Mapping[str, str]) -> RunSpec:
+        """The run whose pass a client has.
+
+        Raises:
+            ValueError: it has none, or that of a run that is over.
+        """
+        life = self._engine.lives.get(env.get(MARKER, ""))
+        if life is None or life.face is None or not life.face.knows(env.get(PASS, "")):
+            raise ValueError("the pass is that of no live run")
+        return life.spec
 
     def _introduced(self, caller: Caller, pid: int | None) -> Caller:
         """The caller with its settings, and with the run whose agent it is, if it is one.
@@ -265,6 +292,8 @@ class Server:
         The kernel's word on whose descendant a client is counts more than the marker in its environment, which an
         agent may have left out; Codex gives MCP servers a minimal environment.
         """
+        if caller.bound:  # by its pass, which says more than whose descendant it is
+            return replace(caller, settings=self._engine.settings_of(caller))
         agents = {life.log.agent["pid"]: life.spec.run_id for life in self._engine.lives if life.log.agent}
         ancestor = ancestor_among(pid, agents) if agents and pid is not None else None
         parent = agents[ancestor] if ancestor is not None else caller.env.get(MARKER)

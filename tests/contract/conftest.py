@@ -20,6 +20,7 @@ from blockbuster import blockbuster_ctx
 from backends import BACKENDS, SCRIPTED, Backends
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
+from orchestrator.host.agents import agents_door
 from orchestrator.host.client import call as call_host
 from orchestrator.host.server import Server
 from orchestrator.model import JsonObject
@@ -120,6 +121,8 @@ async def open_subject(kind: str, door: str, cwd: Path, env: Mapping[str, str]) 
             settings = Settings(v03=kind == "a2a_0.3", env=env, backend_config=own)
             config = {"agent_url": await stack.enter_async_context(serve(agent, settings))}
         engine = await stack.enter_async_context(Engine(Home.default(), backends.load))
+        if door != "host":
+            await stack.enter_async_context(agents_door(engine, scripted=True))
         caller = Caller(cwd=cwd, env=env)
         tools: Call = Tools(engine, caller).call
         if door == "host":
@@ -136,6 +139,7 @@ async def _host_door(engine: Engine, caller: Caller) -> AsyncGenerator[Call]:
         listener.bind(path)
         listener.listen()
         server = Server(engine, lambda _: frozenset({**BACKENDS, **SCRIPTED}), {}, lambda _: None)
+        engine.lives.face_socket = path
         serving = asyncio.create_task(server.serve(listener))
         yield lambda tool, arguments: call_host(path, caller, tool, arguments)
         serving.cancel()

@@ -27,6 +27,7 @@ class Context:
 
     def __init__(self) -> None:
         self.env: dict[str, str] = {}
+        self.agent_tools = None
         self.settings = Settings()
         self.grace_s = POLITE
         self.leaving = False

@@ -1,0 +1,91 @@
+"""The tools by which agents talk: to their caller, to each other, and their callers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from orchestrator.engine.caller import Caller
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.life import Life
+from orchestrator.engine.mail import Agent, Mail, own_spec
+from orchestrator.engine.spawn import message_of
+from orchestrator.errors import WrongState
+from orchestrator.model import JsonObject, compact
+
+Route = Callable[[JsonObject], Awaitable[JsonObject]]
+
+
+class Talk:
+    """The handlers for one caller, by the names of their tools."""
+
+    def __init__(self, engine: Engine, caller: Caller) -> None:
+        self._engine = engine
+        self._caller = caller
+        self.routes: Mapping[str, Route] = {
+            "ask_caller": self._ask_caller,
+            "report_progress": self._report_progress,
+            "send_message": self._send,
+            "send_agent_message": self._send,
+            "fetch_messages": self._fetch,
+            "fetch_agent_messages": self._fetch,
+            "list_agents": self._list_agents,
+        }
+
+    async def _ask_caller(self, given: JsonObject) -> JsonObject:
+        face = self._life().face
+        assert face is not None, "who has a pass has a face"
+        question = given["question"]
+        if context := given.get("context"):
+            question = f"{question}\n\n{context}"
+        answer = await face.ask(question, given.get("options", ()))
+        reason = answer.message.text if answer.message else None
+        if answer.decision == "deny":
+            return compact({"declined": True, "reason": reason})
+        return {"answer": answer.text}
+
+    async def _report_progress(self, given: JsonObject) -> JsonObject:
+        face = self._life().face
+        assert face is not None, "who has a pass has a face"
+        await face.report(given["text"], given.get("percent"))
+        return {"reported": True}
+
+    def _life(self) -> Life:
+        life = self._engine.lives.get(self._caller.parent_run_id or "")
+        if life is None:
+            raise WrongState("your run is over")
+        return life
+
+    async def _mail(self) -> Mail:
+        return Mail(self._engine, self._caller, await own_spec(self._engine, self._caller))
+
+    async def _send(self, given: JsonObject) -> JsonObject:
+        parts = {"input_message": {"parts": given["parts"]}} if "parts" in given else {}
+        message = message_of({"text": given.get("text"), **parts}, required=True, text="text")
+        assert message is not None
+        mail = await self._mail()
+        more: dict[str, Any] = {key: given[key] for key in ("reply_to", "deliver") if key in given}
+        return await mail.send(given["to"], message, **more)
+
+    async def _fetch(self, given: JsonObject) -> JsonObject:
+        return await (await self._mail()).fetch(given.get("after_seq"), given["wait_ms"] / 1000)
+
+    async def _list_agents(self, _given: JsonObject) -> JsonObject:
+        own = self._caller.parent_run_id if self._caller.bound else None
+        return {"agents": [_row(agent, own) for agent in await (await self._mail()).agents()]}
+
+
+def _row(agent: Agent, own: str | None) -> JsonObject:
+    run = agent.run
+    return compact(
+        {
+            "agent_name": run.agent_name,
+            "run_id": run.run_id,
+            "role": run.role,
+            "backend": run.backend,
+            "status": run.status,
+            "summary": run.summary,
+            "progress": run.progress,
+            "you": True if run.run_id == own else None,
+        }
+    )

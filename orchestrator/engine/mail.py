@@ -1,0 +1,185 @@
+"""Messages between agents, and between agents and their callers: who may write to whom, and how a message arrives.
+
+Above: the tools of the sets `agent` and `team`. Below: inboxes in files, and live runs that can be steered or resumed.
+An agent writes and reads within its own tree; a caller, in a directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Literal, NamedTuple
+
+from orchestrator.engine.caller import Caller
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.tree import member_ids
+from orchestrator.errors import AgentNotFound, LimitExceeded, OrchestratorError, RunNotFound, WrongState, nearest
+from orchestrator.model import JsonObject, Message, Run, RunSpec, Status, compact
+from orchestrator.store.inbox import Inbox
+from orchestrator.store.layout import RUN_ID, RunDir, Workspace
+from orchestrator.store.masking import Mask, secrets_of
+
+Deliver = Literal["queue", "now", "wake"]
+CALLER = "caller"
+"""The name of whoever spawned the root of a tree."""
+MESSAGE_BYTES = 64 * 1024
+MOST = 50
+"""Messages in one answer, and agents in a list."""
+_LOOK_S = 0.05
+
+
+class Agent(NamedTuple):
+    """An agent with its newest run, or with the one that was named."""
+
+    run_dir: RunDir
+    run: Run
+
+
+class Mail:
+    """The messages of one caller.
+
+    Args:
+        own: the run whose agent the caller is by its pass; None for a caller from outside.
+    """
+
+    def __init__(self, engine: Engine, caller: Caller, own: RunSpec | None) -> None:
+        self._engine = engine
+        self._caller = caller
+        self._own = own
+
+    async def agents(self) -> list[Agent]:
+        """Whom it may write to, the newest first."""
+        run_dirs = await asyncio.to_thread(self._run_dirs)
+        runs = [Agent(run_dir, await self._engine.state(run_dir)) for run_dir in run_dirs]
+        newest: dict[str, Agent] = {}
+        for agent in runs:
+            newest.setdefault(agent.run.agent_name, agent)
+        return list(newest.values())[:MOST]
+
+    def _run_dirs(self) -> list[RunDir]:
+        """The runs of its tree, or of its directory, the newest first."""
+        if self._own is None:
+            workspace = Workspace(self._caller.cwd)
+            return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
+        root = self._root(self._own)
+        ids = sorted(member_ids(root), reverse=True) if root else [self._own.run_id]
+        return [run_dir for run_id in ids if (run_dir := self._engine.home.find(run_id))]
+
+    def _root(self, own: RunSpec) -> RunDir | None:
+        return self._engine.home.find(own.root_run_id or own.run_id)
+
+    async def send(
+        self, to: str, message: Message, *, reply_to: str | None = None, deliver: Deliver = "queue"
+    ) -> JsonObject:
+        """Sends a message. Returns how it arrived.
+
+        Args:
+            to: an agent by name, one run of it by id, or CALLER.
+            deliver: `queue` until it is fetched; `now`, into the work of an agent that can be steered; `wake` an agent
+                whose runs are over.
+
+        Raises:
+            AgentNotFound, RunNotFound: nobody whom it may write to is called so.
+            WrongState: the run that was named is over.
+        """
+        if len(message.text.encode()) > MESSAGE_BYTES:
+            raise LimitExceeded(f"a message may have {MESSAGE_BYTES:,} bytes; put large material into files in cwd")
+        letter = compact({"id": f"msg_{secrets.token_hex(6)}", "from": self._sender(), "reply_to": reply_to})
+        letter = self._masked({**letter, "parts": message.parts})
+        if to == CALLER and self._own is not None:
+            root = await asyncio.to_thread(self._root, self._own)
+            workspace = root.workspace if root else Workspace(self._own.cwd)
+            return await self._queued(Inbox(workspace, None), letter, {})
+        agent = await self._find(to)
+        named = {"run_id": agent.run.run_id} if RUN_ID.fullmatch(to) else {}
+        if deliver == "wake" and agent.run.terminal:
+            text = self._in_words(letter, message)
+            woken, _ = await self._engine.resume(agent.run_dir, {"text": text}, self._caller)
+            return {"id": letter["id"], "delivered": "woken", "run_id": woken.run_id}
+        if agent.run.terminal and named:
+            raise WrongState(
+                f"{to} is over; write to {agent.run.agent_name!r} for its next run, or wake it by deliver 'wake'"
+            )
+        if deliver == "now" and agent.run.status is Status.RUNNING:
+            life = self._engine.lives.get(agent.run.run_id)
+            try:
+                if life is not None:
+                    await life.steer(Message.of_text(self._in_words(letter, message)))
+                    return {"id": letter["id"], "delivered": "steered", "run_id": agent.run.run_id}
+            except OrchestratorError:
+                pass  # it takes nothing just now: it finds the message when it looks
+        inbox = Inbox(agent.run_dir.workspace, agent.run.session_id)
+        return await self._queued(inbox, {**letter, **named}, {"run_id": agent.run.run_id})
+
+    def _masked(self, letter: JsonObject) -> JsonObject:
+        life = self._engine.lives.get(self._own.run_id) if self._own else None
+        env = life.lent_env if life else self._caller.env
+        return Mask(secrets_of({}, env, self._caller.settings.mask_env)).value(letter)
+
+    async def _queued(self, inbox: Inbox, letter: JsonObject, about: JsonObject) -> JsonObject:
+        await asyncio.to_thread(inbox.append, letter)
+        return {"id": letter["id"], "delivered": "queued", **about}
+
+    def _sender(self) -> JsonObject:
+        own = self._own
+        return {"agent_name": own.agent_name, "run_id": own.run_id} if own else {"agent_name": CALLER}
+
+    def _in_words(self, letter: JsonObject, message: Message) -> str:
+        name = letter["from"]["agent_name"]
+        return f"Message {letter['id']} from {name} (answer by send_message to {name!r}):\n\n{message.text}"
+
+    async def _find(self, to: str) -> Agent:
+        if RUN_ID.fullmatch(to):
+            for run_dir in await asyncio.to_thread(self._run_dirs):
+                if run_dir.run_id == to:
+                    return Agent(run_dir, await self._engine.state(run_dir))
+            raise RunNotFound(f"no run {to!r} that you may write to; call list_agents")
+        agents = {agent.run.agent_name: agent for agent in await self.agents()}
+        if to not in agents:
+            raise AgentNotFound(f"no agent {to!r} that you may write to{nearest(to, [*agents, CALLER])}")
+        return agents[to]
+
+    async def fetch(self, after_seq: int | None, wait_s: float) -> JsonObject:
+        """Its own messages, oldest first, waiting while there are none.
+
+        Args:
+            after_seq: acknowledges all up to this number; None for what was not acknowledged yet.
+        """
+        workspace = Workspace(self._own.cwd if self._own else self._caller.cwd)
+        inbox = Inbox(workspace, self._own.session_id if self._own else None)
+        if after_seq is not None:
+            await asyncio.to_thread(inbox.acknowledge, after_seq)
+        start = await asyncio.to_thread(lambda: inbox.acknowledged) if after_seq is None else after_seq
+        found: list[JsonObject] = []
+        mine: list[JsonObject] = []
+        size = -1
+        for _ in range(1 + int(wait_s / _LOOK_S)):
+            if (grown := await asyncio.to_thread(lambda: inbox.size)) != size:
+                size = grown
+                found = await asyncio.to_thread(inbox.after, start)
+                if mine := [letter for letter in found if self._is_mine(letter)]:
+                    break
+            if wait_s:
+                await asyncio.sleep(_LOOK_S)
+        shown = mine[:MOST]
+        more = len(mine) > len(shown)
+        last = shown[-1]["seq"] if more else max([start, *(int(letter["seq"]) for letter in found)])
+        return {"messages": shown, "next_after_seq": last, "has_more": more}
+
+    def _is_mine(self, letter: JsonObject) -> bool:
+        """What was sent to a run is not for the next one of the same agent."""
+        return "run_id" not in letter or self._own is None or letter["run_id"] == self._own.run_id
+
+
+async def own_spec(engine: Engine, caller: Caller) -> RunSpec | None:
+    """The run whose agent a caller is by its pass; None for one from outside.
+
+    Raises:
+        WrongState: the run is over.
+    """
+    if not caller.bound or caller.parent_run_id is None:
+        return None
+    life = engine.lives.get(caller.parent_run_id)
+    if life is None:
+        raise WrongState("your run is over")
+    return life.spec

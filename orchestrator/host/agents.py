@@ -1,0 +1,37 @@
+"""Where agents are heard whose runs live in a process that is no host: a socket for them alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from backends import BACKENDS, SCRIPTED
+from orchestrator.engine.engine import Engine
+from orchestrator.host.server import Server
+
+
+@asynccontextmanager
+async def agents_door(engine: Engine, *, scripted: bool = False) -> AsyncGenerator[None]:
+    """Gives the agents of an engine's runs their tools for as long as the block lasts.
+
+    Args:
+        scripted: they may spawn on the scripted backend too, if they may spawn at all.
+    """
+    offered = frozenset({**BACKENDS, **(SCRIPTED if scripted else {})})
+    with tempfile.TemporaryDirectory(prefix="orc-") as folder:  # for the user alone
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path := f"{folder}/sock")
+        listener.listen()
+        serving = asyncio.create_task(
+            Server(engine, lambda _: offered, {}, lambda _: None, agents_only=True).serve(listener)
+        )
+        engine.lives.face_socket = path
+        try:
+            yield
+        finally:
+            engine.lives.face_socket = None
+            serving.cancel()
+            await asyncio.wait({serving}, timeout=1.0)
