@@ -8,6 +8,7 @@ orchestrator; behind `test_agents.a2a_agent` the same agent is a real A2A server
     command CMD -> OUTPUT       a command that exits 0; `command [3] CMD -> OUTPUT` exits 3
     file PATH TEXT              writes a file in cwd and reports the change
     tool NAME -> RESULT         a tool call
+    call NAME JSON              one of the orchestrator's own tools for agents, really; says what it gave
     todo A; [>] B; [x] C        the todo list
     progress TEXT               one line of status
     events COUNT [BYTES]        COUNT messages of BYTES each (200)
@@ -37,6 +38,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from asyncio.subprocess import PIPE
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -58,7 +60,18 @@ from orchestrator.events import (
     ToolFinished,
     ToolStarted,
 )
-from orchestrator.model import Answer, Cancelled, Completed, Failed, InputRequest, Outcome, Rejected, RunSpec, Usage
+from orchestrator.model import (
+    Answer,
+    Cancelled,
+    Completed,
+    Failed,
+    InputRequest,
+    JsonObject,
+    Outcome,
+    Rejected,
+    RunSpec,
+    Usage,
+)
 
 PIECE = 64 * 1024
 _SIZE = re.compile(r"(\d+)(B|KB|MB)")
@@ -69,7 +82,7 @@ class Scripted:
     """The backend `scripted`. Sessions are remembered as long as this object lives."""
 
     name = "scripted"
-    abilities: frozenset[Ability] = frozenset({"steer", "resume", "fork", "permission"})
+    abilities: frozenset[Ability] = frozenset({"steer", "resume", "fork", "permission", "agent_tools"})
 
     def __init__(self) -> None:
         self._sessions: dict[str, list[str]] = {}
@@ -167,6 +180,13 @@ class _Script:
         name = self._id("tool")
         await self._ctx.emit(ToolStarted(tool_id=name, tool=tool, server="scripted", arguments={}))
         await self._ctx.emit(ToolFinished(tool_id=name, tool=tool, server="scripted", result=_sized(result)))
+
+    async def _do_call(self, rest: str) -> None:
+        name, _, given = rest.partition(" ")
+        if self._ctx.agent_tools is None:
+            return await self._say("there are no such tools here")
+        await self._say(await call_tool(self._ctx.agent_tools, name, orjson.loads(given or "{}")))
+        return None
 
     async def _do_todo(self, rest: str) -> None:
         marks = {"[>]": "in_progress", "[x]": "completed"}
@@ -283,6 +303,32 @@ class _Script:
         raise RuntimeError("the script asked for a crash")
 
 
+async def call_tool(server: JsonObject, name: str, arguments: JsonObject) -> str:
+    """Calls a tool of an MCP server on stdio, which is started for that. Returns the text of the answer."""
+    request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+    params = {"name": name, "arguments": arguments, "_meta": _ERA}
+    process = await asyncio.create_subprocess_exec(
+        server["command"], *server["args"], stdin=PIPE, stdout=PIPE, env=server["env"], limit=2**24
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        process.stdin.write(orjson.dumps({**request, "params": params}, option=orjson.OPT_APPEND_NEWLINE))
+        while line := await process.stdout.readline():
+            answer = orjson.loads(line)
+            if answer.get("id") == 1:
+                return answer["result"]["content"][0]["text"] if "result" in answer else answer["error"]["message"]
+        return "the server ended"
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+_ERA = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": {"name": "scripted", "version": "0"},
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
 _FENCED = re.compile(r"(===== [0-9a-f]{16} =====) Your job description \([^\n]*\)\n(.*)\n\1 Your task\n(.*)", re.DOTALL)
 
 

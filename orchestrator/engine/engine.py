@@ -184,8 +184,8 @@ class Engine:
             assert created.existing is not None
             return await self.state(created.existing)
         spec, log = created.spec, created.log
-        if spec.root_run_id and (root := self.home.find(spec.root_run_id)):
-            await asyncio.to_thread(tree.add_member, root, spec.run_id)
+        if spec.root_run_id:
+            await asyncio.to_thread(self._join_tree, spec.root_run_id, spec.run_id)
         self.lives.begin(spec, log, backend, self._env_for(caller))
         return log.run
 
@@ -201,6 +201,10 @@ class Engine:
             socket=self.lives.socket,
         )
         return own, created
+
+    def _join_tree(self, root_run_id: str, run_id: str) -> None:
+        if root := self.home.find(root_run_id):
+            tree.add_member(root, run_id)
 
     def tree_of(self, caller: Caller) -> frozenset[str]:
         """The runs of the tree that an agent belongs to. Looks at the disk."""

@@ -21,17 +21,17 @@ async def agents_door(engine: Engine, *, scripted: bool = False) -> AsyncGenerat
         scripted: they may spawn on the scripted backend too, if they may spawn at all.
     """
     offered = frozenset({**BACKENDS, **(SCRIPTED if scripted else {})})
-    with tempfile.TemporaryDirectory(prefix="orc-") as folder:  # for the user alone
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(path := f"{folder}/sock")
-        listener.listen()
-        serving = asyncio.create_task(
-            Server(engine, lambda _: offered, {}, lambda _: None, agents_only=True).serve(listener)
-        )
-        engine.lives.face_socket = path
-        try:
-            yield
-        finally:
-            engine.lives.face_socket = None
-            serving.cancel()
-            await asyncio.wait({serving}, timeout=1.0)
+    folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="orc-")  # for the user alone
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path := f"{folder.name}/sock")
+    listener.listen()
+    server = Server(engine, lambda _: offered, {}, lambda _: None, agents_only=True)
+    serving = asyncio.create_task(server.serve(listener))
+    engine.lives.face_socket = path
+    try:
+        yield
+    finally:
+        engine.lives.face_socket = None
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=1.0)
+        await asyncio.to_thread(folder.cleanup)

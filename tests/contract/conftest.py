@@ -4,6 +4,7 @@ through both doors: the tools in this process, and the host's socket."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -73,13 +74,18 @@ class Subject:
 
     async def spawn(self, *script: str, **more: Any) -> str:
         """Spawns a run of a script, a line each. Returns its id."""
-        answer = await self.call("spawn_run", **self.arguments(*script), **more)
+        answer = await self.call("spawn_run", **{**self.arguments(*script), **more})
         return answer["run_id"]
 
     def arguments(self, *script: str) -> JsonObject:
         """The arguments of such a spawn."""
         prompt = {"prompt": "\n".join(script)}
         return {"backend": self.backend, "cwd": str(self.cwd), "backend_config": self.config, **prompt}
+
+    def ours(self, tool: str, **arguments: Any) -> str:
+        """The line of a script by which the agent calls one of our own tools."""
+        prefix = {"claude": "mcp__orchestrator__", "codex": "mcp__orchestrator."}.get(self.kind, "")
+        return f"call {prefix}{tool} {json.dumps(arguments)}" + ("" if self.kind == "local" else "\nheard")
 
     async def call(self, tool: str, **arguments: Any) -> JsonObject:
         """Calls a tool."""
@@ -173,7 +179,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each subject in turn; real agents are left out where only one that pretends can do what the test is about."""
     if "subject" in metafunc.fixturenames:
         pretended = metafunc.definition.get_closest_marker("pretended")
-        metafunc.parametrize("subject", PRETENDING if pretended else PRETENDING + REAL, indirect=True)
+        kinds = PRETENDING if pretended else PRETENDING + REAL
+        if metafunc.definition.get_closest_marker("local"):
+            kinds = tuple(kind for kind in kinds if not kind.startswith("a2a_"))
+        metafunc.parametrize("subject", kinds, indirect=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from claude_agent_sdk import ClaudeAgentOptions
 
-from backends.claude_code.options import UNSUITED, Options, agent_environment, check, read_options, sdk_options
+from backends.claude_code.options import IDLE_MS, UNSUITED, Options, agent_environment, check, read_options, sdk_options
 from backends.claude_code.prompt import content_of
 from backends.claude_code.transport import command_of
 from orchestrator.config import Settings
@@ -199,6 +199,7 @@ def test_the_clients_environment_wins_but_for_what_the_host_must_know() -> None:
         "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
         "CLAUDE_AGENT_SDK_VERSION": "9.9",
         "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS": "1",
+        "CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT": str(IDLE_MS),
         "PWD": "/work/project",
     }
     assert client["PWD"] == "/elsewhere"
