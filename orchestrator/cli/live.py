@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.text import Text
 
@@ -53,6 +54,7 @@ class Watcher:
         self._started = time.monotonic()
         self._todo: list[JsonObject] = []
         self._detail = "queued"
+        self._percent: float | None = None
         self._answered: set[str] = set()
         self._interrupted = asyncio.Event()
 
@@ -148,7 +150,8 @@ class Watcher:
         """What stands below the transcript: the todo list, and one line on what goes on."""
         took = duration(time.monotonic() - self._started)
         line = Text(f"{one_line(self._detail)}  {took}  Ctrl-C to detach or cancel"[: out.width - 3], style="dim")
-        return Group(*todo_lines(self._todo), Spinner("dots", text=line))
+        below = [_bar(self._percent)] if self._percent is not None else []
+        return Group(*todo_lines(self._todo), *below, Spinner("dots", text=line))
 
     def _show(self, out: Console, events: list[JsonObject]) -> None:
         lines: list[Text] = []
@@ -165,6 +168,7 @@ class Watcher:
                     self._last_said = str(data.get("text", ""))
                 case "status_changed":
                     self._detail = str(data.get("detail") or data["status"])
+                    self._percent = data.get("progress", {}).get("percent", self._percent)
                 case "run_started":
                     self._detail = str(data.get("agent") or "running")
                 case _:
@@ -267,3 +271,8 @@ def _answer_of(request: JsonObject, said: str) -> JsonObject | None:
     if said.isdigit() and 0 < int(said) <= len(options):
         return {"decision": options[int(said) - 1]}
     return {"text": said} if said else None
+
+
+def _bar(percent: float) -> ProgressBar:
+    """How far the agent says it is."""
+    return ProgressBar(total=100, completed=percent, width=40)

@@ -1,19 +1,24 @@
-"""Commands beside those on runs: gc, doctor, config, clients, profiles, host, mcp."""
+"""Commands beside those on runs: gc, doctor, config, clients, profiles, msg, host, mcp."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.cli.app import Cwd, Json, app, profile_names, reach_of
-from orchestrator.cli.output import end, say
+from orchestrator.cli.output import command, end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
 app.add_typer(host, name="host")
 profiles = typer.Typer(help="Job descriptions for agents: `orchestrator run --profile NAME`.", no_args_is_help=True)
 app.add_typer(profiles, name="profiles")
+msg = typer.Typer(
+    help="Messages between you and agents; in an agent's own shell, between agents.", no_args_is_help=True
+)
+app.add_typer(msg, name="msg")
 Named = Annotated[str, typer.Argument(metavar="PROFILE", help="A name or a file.", autocompletion=profile_names)]
 
 
@@ -122,6 +127,68 @@ def profiles_new(
     from orchestrator.cli import profiles as known
 
     end(lambda: known.new(reach_of(cwd), name, own=own))
+
+
+@msg.command("whoami")
+@command
+async def msg_whoami(cwd: Cwd = None, as_json: Json = False) -> int:
+    """Says as whom you write."""
+    from orchestrator.cli import messages
+
+    return await messages.whoami(messages.Post(reach_of(cwd).cwd), as_json=as_json)
+
+
+@msg.command("list")
+@command
+async def msg_list(cwd: Cwd = None, as_json: Json = False) -> int:
+    """Lists whom you may write to."""
+    from orchestrator.cli import messages
+
+    return await messages.ls(messages.Post(reach_of(cwd).cwd), as_json=as_json)
+
+
+@msg.command("send", epilog="orchestrator msg send calm-otter 'leave the tests to me' --deliver now")
+@command
+async def msg_send(
+    to: Annotated[str, typer.Argument(help="An agent's name, a run id, or caller.")],
+    text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
+    reply_to: Annotated[str | None, typer.Option(help="The id of the message that this answers.")] = None,
+    deliver: Annotated[str | None, typer.Option(help="queue, now (into its work) or wake (a turn of its own).")] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Sends a message."""
+    from orchestrator.cli import messages
+
+    post, said = messages.Post(reach_of(cwd).cwd), sys.stdin.read() if text == "-" else text
+    return await messages.send(post, to, said, reply_to=reply_to, deliver=deliver, as_json=as_json)
+
+
+@msg.command("inbox", epilog="orchestrator msg inbox --after 3")
+@command
+async def msg_inbox(
+    after: Annotated[int | None, typer.Option(help="You have those up to this number.", min=0)] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Prints the messages to you that you never said you have."""
+    from orchestrator.cli import messages
+
+    return await messages.inbox(messages.Post(reach_of(cwd).cwd), after=after, wait_s=0, as_json=as_json)
+
+
+@msg.command("wait", epilog="orchestrator msg wait --timeout 600")
+@command
+async def msg_wait(
+    timeout: Annotated[float, typer.Option(help="Seconds; exit code 124 when they are over.", min=0)] = 3600,
+    after: Annotated[int | None, typer.Option(help="You have those up to this number.", min=0)] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Waits for a message, and prints it."""
+    from orchestrator.cli import messages
+
+    return await messages.inbox(messages.Post(reach_of(cwd).cwd), after=after, wait_s=timeout, as_json=as_json)
 
 
 @host.command("start")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,11 @@ class Reach:
         return await command(tool, {key: value for key, value in arguments.items() if value is not None}, self.cwd)
 
 
-async def command(tool: str, arguments: JsonObject, cwd: Path) -> JsonObject:
+async def command(tool: str, arguments: JsonObject, cwd: Path, toolsets: Sequence[str] = ()) -> JsonObject:
     """Calls a tool of the host.
+
+    Args:
+        toolsets: those that the tool is in, if it is none of the usual ones.
 
     Raises:
         OrchestratorError: it was refused, or there is no host and none can be started.
@@ -84,7 +88,7 @@ async def command(tool: str, arguments: JsonObject, cwd: Path) -> JsonObject:
         json.dumps(arguments, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument("what was given is not valid UTF-8") from error
-    first = {**hello(scripted=True), "cwd": str(cwd)}
+    first = {**hello(scripted=True, toolsets=list(toolsets)), "cwd": str(cwd)}
     try:
         connection, _ = await asyncio.to_thread(connect, Place.own(), first, START_S)
     except HostError as error:

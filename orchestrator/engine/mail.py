@@ -126,7 +126,7 @@ class Mail:
 
     def _in_words(self, letter: JsonObject, message: Message) -> str:
         name = letter["from"]["agent_name"]
-        return f"Message {letter['id']} from {name} (answer by send_message to {name!r}):\n\n{message.text}"
+        return f"{name} writes: {message.text}\n(message {letter['id']}; answer by send_message to {name!r})"
 
     async def _find(self, to: str) -> Agent:
         if RUN_ID.fullmatch(to):

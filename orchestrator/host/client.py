@@ -38,6 +38,7 @@ async def call(socket: str, caller: Caller, tool: str, arguments: JsonObject) ->
         "cwd": str(caller.cwd),
         "env": dict(caller.env),
         "scripted": caller.backends is None or "scripted" in caller.backends,
+        "toolsets": sorted(caller.toolsets),
         "forwarded": True,
     }
     connection = await asyncio.to_thread(_dialled, socket)
