@@ -72,6 +72,13 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/cli_profiles::*",)),
     Behaviour("door/offers", _DOOR, "Prompts, resources, completion and sets of tools, through both doors.", (
         "system/offers::*",)),
+    # ---- agents that talk
+    Behaviour("talk/face", "docs/design/agent-tools.md", "An agent asks, reports, writes and spawns by tools of ours, "
+        "within its tree and for as long as its run lives.", ("contract/agent_tools::*",)),
+    Behaviour("talk/messages", "docs/design/agent-tools.md", "A message arrives as its sender was told, is given until "
+        "it is acknowledged, and reaches no other run.", ("contract/messages::*", "unit/inbox::*")),
+    Behaviour("talk/together", _README, "Agents of two kinds finish a task together; a killed host loses no message; "
+        "people and shells write by commands.", ("system/messages_between::*",)),
     Behaviour("local/work", _AGENTS, "What a local agent does is told in the words of every backend.", (
         "unit/claude_updates::*", "unit/claude_odd_updates::*", "unit/codex_updates::*", "unit/codex_odd_updates::*",
         "unit/changes::*", "contract/side_by_side::*", "system/claude_work::*")),

@@ -12,6 +12,7 @@ from tests.system.shell import Shell, shell
 pytestmark = pytest.mark.system
 
 
+@pytest.mark.timeout(180)  # thirty commands, each a process
 def test_the_first_ten_minutes(tmp_path: Path) -> None:
     with shell(tmp_path) as new:
         _looks_around(new)
