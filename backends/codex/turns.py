@@ -49,6 +49,8 @@ class Conversation:
         self._fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self.thread_id = ""
+        self._early: list[Notification] = []
+        """What Codex told of its thread before it said which one that is."""
         self.broken_config = ""
         """What Codex said of a configuration that it cannot read, and does not use."""
         self.stopped = False
@@ -141,6 +143,9 @@ class Conversation:
             ProcessEnded: Codex went away.
         """
         self._watch = watch
+        for message in self._early:
+            await self._take(message)
+        self._early.clear()
         await self._unless_faulty(self._start(given, fields))
         self._own(self._steer())
         try:
@@ -223,6 +228,9 @@ class Conversation:
 
     async def _take(self, message: Notification) -> None:
         method, params = message
+        if not self.thread_id and "threadId" in params:
+            self._early.append(message)
+            return
         if params.get("threadId", self.thread_id) != self.thread_id:
             self._told.of_helper(method, params)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import subprocess
 import time
@@ -22,8 +23,9 @@ from tests.system.desk import Desk, desk
 
 pytestmark = [pytest.mark.system]
 
-SECONDS = "4321"
-"""How long the commands here would sleep: by this their processes are known."""
+SECONDS = f"4321{os.environ.get('PYTEST_XDIST_WORKER', '0').removeprefix('gw')}"
+"""How long the commands here would sleep: by this their processes are known, so it is another one in each of the
+processes that share the tests."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ SLEEPS = [
 
 
 @pytest.mark.parametrize("level", ["workspace_write", "full_access"])
-@pytest.mark.parametrize("command", SLEEPS)
+@pytest.mark.parametrize("command", SLEEPS, ids=["plain", "nohup", "setsid", "twice", "stubborn", "aside"])
 async def test_a_cancelled_run_leaves_no_process(codex: Desk, command: str, level: str) -> None:
     run_id = await codex.spawn("say begun", f"run {command}", "say never", permission=level)
     await codex.seen(run_id, "command_started")
