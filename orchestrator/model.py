@@ -346,7 +346,6 @@ class Run(Document):
     depth: int = 0
     profile: JsonObject | None = None
     progress: JsonObject | None = None
-    """What the agent last said of how far it is: `{text, percent?}`."""
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import InvalidArgument, OrchestratorError, ProfileNotFound
+from orchestrator.errors import InvalidArgument, OrchestratorError, PermissionCeiling, ProfileNotFound
 from orchestrator.profiles import PACKAGED, Profile, Source, find, listed
 from orchestrator.store.layout import Home
+from tests.unit.agents import Agent, desk
+from tests.unit.test_config import user
 from tests.unit.test_profiles import EVERYTHING, write
 
 
@@ -102,3 +105,23 @@ def test_the_packaged_ones_are_right(cwd: Path, home: Home) -> None:
 def test_whatever_name_is_given_it_is_found_or_refused(cwd: Path, name: str) -> None:
     with pytest.raises(OrchestratorError):
         find(f"{name} none", cwd, cwd / "home")
+
+
+async def test_a_link_of_the_workspace_gives_nobody_a_file_from_elsewhere(cwd: Path, tmp_path: Path) -> None:
+    secret = await asyncio.to_thread(write, tmp_path / "elsewhere" / "notes.md", "A secret.")
+    link = cwd / "profiles" / "worker.md"
+    await asyncio.to_thread(link.parent.mkdir)
+    await asyncio.to_thread(link.symlink_to, secret)
+    async with desk(cwd, Agent()) as tools:
+        with pytest.raises(PermissionCeiling, match=r"leads to .*notes.md, out of the project"):
+            await tools.spawn(profile="worker")
+
+
+async def test_a_pattern_of_a_stranger_is_not_run(cwd: Path, home: Home) -> None:
+    schema = "---\noutput_schema: {type: string, pattern: ^(a+)+$}\n---\nYou help.\n"
+    await asyncio.to_thread(write, cwd / "profiles" / "mine.md", schema)
+    async with desk(cwd, Agent()) as tools:
+        with pytest.raises(InvalidArgument, match="has a pattern"):
+            await tools.spawn(profile="mine")
+        await asyncio.to_thread(user, home, f'trusted_dirs = ["{cwd}"]')
+        await tools.spawn(profile="mine")

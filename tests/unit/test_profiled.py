@@ -14,7 +14,7 @@ from orchestrator.backend import Ability
 from orchestrator.config import Settings
 from orchestrator.engine.profiled import Profiled, instructed, is_trusted, profiled
 from orchestrator.engine.tree import Ceiling
-from orchestrator.errors import Conflict, InvalidArgument, PermissionCeiling, ProfileNotFound
+from orchestrator.errors import Conflict, PermissionCeiling, ProfileNotFound
 from orchestrator.model import JsonObject, Message, OnApproval, Permission, ProfileRef, RunSpec
 from orchestrator.profiles import Profile, Source, find
 from orchestrator.store.layout import Home
@@ -383,23 +383,3 @@ async def test_a_session_that_is_spawned_on_keeps_its_profile(cwd: Path, mode: s
         run = await tools.finished(profile="mine")
         await tools.finished(session_mode=mode, session_id=run["session_id"])
     assert agent.specs[1].profile == agent.specs[0].profile
-
-
-async def test_a_link_of_the_workspace_gives_nobody_a_file_from_elsewhere(cwd: Path, tmp_path: Path) -> None:
-    secret = await asyncio.to_thread(write, tmp_path / "elsewhere" / "notes.md", "A secret.")
-    link = cwd / "profiles" / "worker.md"
-    await asyncio.to_thread(link.parent.mkdir)
-    await asyncio.to_thread(link.symlink_to, secret)
-    async with desk(cwd, Agent()) as tools:
-        with pytest.raises(PermissionCeiling, match=r"leads to .*notes.md, out of the project"):
-            await tools.spawn(profile="worker")
-
-
-async def test_a_pattern_of_a_stranger_is_not_run(cwd: Path, home: Home) -> None:
-    schema = "---\noutput_schema: {type: string, pattern: ^(a+)+$}\n---\nYou help.\n"
-    await asyncio.to_thread(write, cwd / "profiles" / "mine.md", schema)
-    async with desk(cwd, Agent()) as tools:
-        with pytest.raises(InvalidArgument, match="has a pattern"):
-            await tools.spawn(profile="mine")
-        await asyncio.to_thread(user, home, f'trusted_dirs = ["{cwd}"]')
-        await tools.spawn(profile="mine")
