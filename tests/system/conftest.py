@@ -7,12 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orchestrator.model import JsonObject
+from tests.models.claude_player import ClaudePlayer
+from tests.models.codex_player import CodexPlayer
+from tests.models.player import Player
 
 DEADLINE_S = 20.0
 
@@ -80,6 +85,14 @@ class Server:
         else:
             self.process.send_signal(how)
         return self.process.wait(DEADLINE_S)
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Mapping[str, Player]]:
+    """The models of both agents."""
+    with ExitStack() as stack:
+        players: dict[str, Player] = {"claude_code": ClaudePlayer(), "codex": CodexPlayer()}
+        yield {name: stack.enter_context(player) for name, player in players.items()}
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.host.agents import agents_door
 from orchestrator.store.layout import Home
-from tests.models.claude_player import ClaudePlayer
-from tests.models.codex_player import CodexPlayer
 from tests.models.player import Player, agent_environment
 from tests.system.desk import Desk
 from tests.system.hosts import wait_gone
@@ -27,14 +24,6 @@ from tests.system.shell import Shell, shell
 pytestmark = [pytest.mark.system]
 
 MSG = f"{sys.executable} -m orchestrator msg"
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[Mapping[str, Player]]:
-    """The models of both agents."""
-    with ExitStack() as stack:
-        players: dict[str, Player] = {"claude_code": ClaudePlayer(), "codex": CodexPlayer()}
-        yield {name: stack.enter_context(player) for name, player in players.items()}
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import pytest
 
 from orchestrator.model import JsonObject, as_object
 from orchestrator.profiles import PACKAGED, Profile, read
-from tests.models.claude_player import ClaudePlayer
-from tests.models.codex_player import CodexPlayer
 from tests.models.player import Player, agent_environment
 from tests.system.desk import Desk, desk
 
@@ -22,14 +19,6 @@ pytestmark = [pytest.mark.system]
 
 PROFILES = {path.stem: read(path, "packaged") for path in sorted(PACKAGED.glob("*.md")) if path.stem != "README"}
 DECIDERS = [name for name, profile in PROFILES.items() if "output_schema" in profile.fields]
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[Mapping[str, Player]]:
-    """The models of both agents."""
-    with ExitStack() as stack:
-        players: dict[str, Player] = {"claude_code": ClaudePlayer(), "codex": CodexPlayer()}
-        yield {name: stack.enter_context(player) for name, player in players.items()}
 
 
 @pytest.fixture(params=["claude_code", "codex"])

@@ -6,16 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from orchestrator.model import JsonObject
-from tests.models.claude_player import ClaudePlayer
-from tests.models.codex_player import CodexPlayer
 from tests.models.player import Player, agent_environment
 from tests.system.codex_desk import call, escalated, patch
 from tests.system.desk import Desk, desk
@@ -56,14 +53,6 @@ class Words:
         """A commit, which the sandbox of Codex does not let through unasked."""
         command = f'git commit -q -m "{COMMIT}" -- {" ".join(files)}'
         return escalated(command) if self.backend == "codex" else f"run {command}"
-
-
-@pytest.fixture(scope="module")
-def models() -> Iterator[Mapping[str, Player]]:
-    """The models of both agents."""
-    with ExitStack() as stack:
-        players: dict[str, Player] = {"claude_code": ClaudePlayer(), "codex": CodexPlayer()}
-        yield {name: stack.enter_context(player) for name, player in players.items()}
 
 
 @pytest.fixture(params=["claude_code", "codex"])
