@@ -6,6 +6,7 @@ Each reader takes the place of a value, for the message, and the value, and give
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,7 +79,7 @@ def mcp_servers(place: str, value: Any) -> Mapping[str, JsonObject]:
     if servers is None:
         raise InvalidArgument(f"{place} must be an object of servers by name")
     for name, given in servers.items():
-        if name == OURS:
+        if re.sub(r"[^A-Za-z0-9_-]", "_", name).split("__")[0] == OURS:  # whose tools would have our names
             raise InvalidArgument(f"{place}.{name} is the name of our own; choose another")
         server = as_object(given) or {}
         wanted = "url" if server.get("type") in ("http", "sse") or "url" in server else "command"

@@ -57,6 +57,10 @@ OUTPUT_BYTES = 8 * 2**20
 """Of a larger output that the CLI put into a file the beginning is told."""
 
 
+_COMMANDING = ("__spawn_run", "__continue_run")
+"""Of our tools: by these other agents would work before a plan is approved."""
+
+
 class Talk:
     """A conversation with one process. To be entered: connects, and interrupts what still works at the end."""
 
@@ -259,7 +263,8 @@ class Talk:
 
     async def _may_use(self, tool: str, given: dict[str, Any], context: ToolPermissionContext) -> requests.Verdict:
         """Whether it may use a tool. Called for several at once; cancelled when it does not want to know any more."""
-        if self._ctx.agent_tools is not None and tool.startswith(f"mcp__{OURS}__"):
+        ours = self._ctx.agent_tools is not None and tool.startswith(f"mcp__{OURS}__")
+        if ours and not (self._planning and tool.endswith(_COMMANDING)):
             return PermissionResultAllow()
         if reason := requests.forbidden(tool, self._spec.level, planning=self._planning):
             return requests.denied(reason)

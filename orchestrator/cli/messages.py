@@ -56,8 +56,8 @@ async def whoami(post: Post, *, as_json: bool) -> int:
         about: JsonObject = {"who": "caller"}
     else:
         rows: list[JsonObject] = (await post.call("list_agents"))["agents"]
-        (me,) = [row for row in rows if row.get("you")]
-        about = {"who": me["agent_name"], "run_id": me["run_id"]}
+        me = [row for row in rows if row.get("you")]
+        about = {"who": me[0]["agent_name"], "run_id": me[0]["run_id"]} if me else {"who": AGENT}
     if as_json:
         print_json(about)
     else:

@@ -81,6 +81,8 @@ async def complete(tools: Tools, argument: str, begun: str) -> list[str]:
 
 def _values(tools: Tools, argument: str) -> list[str]:
     workspace = Workspace(tools.caller.cwd)
+    if tools.caller.bound and argument in ("agent_name", "run_id"):  # for agents there is list_agents
+        return []
     match argument:
         case "profile":
             rows = profiles.listed(workspace.cwd, tools.home.path)

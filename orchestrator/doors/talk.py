@@ -40,7 +40,7 @@ class Talk:
             question = f"{question}\n\n{context}"
         answer = await face.ask(question, given.get("options", ()))
         reason = answer.message.text if answer.message else None
-        if answer.decision == "deny":
+        if answer.decision == "deny" and "deny" not in given.get("options", ()):
             return compact({"declined": True, "reason": reason})
         return {"answer": answer.text}
 

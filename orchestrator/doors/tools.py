@@ -17,7 +17,7 @@ from orchestrator.doors.schemas import TOOLSETS, Tool, offered
 from orchestrator.doors.talk import Talk
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.spawn import workspace_path
-from orchestrator.errors import InvalidArgument, NotOwner, RunNotFound, UnknownArgument, nearest
+from orchestrator.errors import InvalidArgument, NotFound, NotOwner, RunNotFound, UnknownArgument, WrongState, nearest
 from orchestrator.front_matter import in_short
 from orchestrator.model import JsonObject, Run, compact
 from orchestrator.queries import RESULT_CHARS, Queries
@@ -77,6 +77,8 @@ class Tools:
             raise InvalidArgument(f"no tool {name!r}{nearest(name, (tool.name for tool in self.offered))}")
         if BY_NAME[name] not in self.offered:
             raise InvalidArgument(_unoffered(name))
+        if self.caller.bound and (self.caller.parent_run_id or "") not in self._engine.lives:
+            raise WrongState("your run is over")
         if not self._validators:
             self._validators = await asyncio.to_thread(_make_validators)
         given = check_arguments(BY_NAME[name], self._validators[name], arguments)
@@ -123,6 +125,7 @@ class Tools:
 
     async def _continue_run(self, given: JsonObject) -> JsonObject:
         run_dir = await self._find(given)
+        await self._check_may_command(run_dir)
         run, mode = await self._engine.resume(run_dir, given, self.caller)
         resumed_from = run_dir.run_id if mode == "resume" else None
         return compact(
@@ -135,7 +138,9 @@ class Tools:
         )
 
     async def _cancel_run(self, given: JsonObject) -> JsonObject:
-        run: Run = await self._engine.cancel(await self._find(given), given.get("reason"))
+        run_dir = await self._find(given)
+        await self._check_may_command(run_dir)
+        run: Run = await self._engine.cancel(run_dir, given.get("reason"))
         cancelled_at = run.completed_at if run.status == "cancelled" else None
         return compact({"run_id": run.run_id, "status": run.status, "cancelled_at": cancelled_at})
 
@@ -166,17 +171,26 @@ class Tools:
         return await asyncio.to_thread(self._find_one, given)
 
     def _find_one(self, given: JsonObject) -> RunDir:
-        run_dir = self._queries.find(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
-        return self._seen(run_dir)
+        return self._seen(given.get("run_id"), given.get("agent_name"), self._cwd(given.get("cwd")))
 
     def _find_all(self, run_ids: list[str]) -> list[RunDir]:
-        return [self._seen(self._queries.find(run_id, None, self.caller.cwd)) for run_id in run_ids]
+        return [self._seen(run_id, None, self.caller.cwd) for run_id in run_ids]
 
-    def _seen(self, run_dir: RunDir) -> RunDir:
-        """The run, if the caller may see it: an agent sees those of its tree."""
-        if self.caller.bound and run_dir.run_id not in self._engine.tree_of(self.caller):
-            raise RunNotFound(f"no run {run_dir.run_id!r} in your tree; call list_agents")
-        return run_dir
+    def _seen(self, run_id: str | None, agent_name: str | None, cwd: Path) -> RunDir:
+        """A run, if the caller may see it: an agent sees those of its tree, and no others' names."""
+        if not self.caller.bound:
+            return self._queries.find(run_id, agent_name, cwd)
+        try:
+            found = self._queries.find(run_id, agent_name, cwd)
+            if found.run_id in self._engine.tree_of(self.caller):
+                return found
+        except NotFound:
+            pass
+        raise RunNotFound(f"no run {run_id or agent_name!r} in your tree; call list_agents")
+
+    async def _check_may_command(self, run_dir: RunDir) -> None:
+        if self.caller.bound:
+            await asyncio.to_thread(self._engine.check_descends, run_dir.run_id, self.caller)
 
     def _cwd(self, given: str | None) -> Path:
         return self.caller.cwd if given is None else workspace_path(given)

@@ -28,13 +28,14 @@ from orchestrator.errors import (
     HostUnavailable,
     InvalidArgument,
     NotOwner,
+    OrchestratorError,
     PermissionCeiling,
     SessionNotFound,
     Unsupported,
     WrongState,
     nearest,
 )
-from orchestrator.model import Answer, JsonObject, Message, ProfileRef, Run, Status, new_id, now
+from orchestrator.model import Answer, JsonObject, Message, ProfileRef, Run, RunSpec, Status, new_id, now
 from orchestrator.profiles import Profile
 from orchestrator.store import sessions
 from orchestrator.store.create import Created, create_run, find_run
@@ -70,6 +71,8 @@ class Engine:
         self.lives = Lives(home, socket)
         self.recovery = Recovery(self.lives, load_backend, scope)
         self._load_backend = load_backend
+        self._children = asyncio.Lock()
+        """Held while a child is spawned: each is counted before the next."""
 
     async def __aenter__(self) -> Self:
         await self.lives.open()
@@ -123,6 +126,9 @@ class Engine:
         self, arguments: Mapping[str, Any], profile: Profile | None, backend: Backend, caller: Caller
     ) -> tuple[config.Settings, spawn.Request]:
         settings, parent = self._bounds(caller)
+        if (session_id := arguments.get("session_id")) is not None and caller.bound:
+            workspace = Workspace(spawn.workspace_path(arguments["cwd"]))
+            self._check_visible(sessions.last_run(workspace, session_id) or "", caller)
         ref = None
         if profile is not None:
             trusted = profiled.is_trusted(profile, settings)
@@ -150,6 +156,8 @@ class Engine:
         parent = None
         if caller.parent_run_id is not None and (own := self.home.find(caller.parent_run_id)):
             life = self.lives.get(own.run_id)
+            if life is None and caller.bound:
+                raise WrongState("your run is over")
             spec = life.spec if life else sealed_spec(self.home, own)
             root = self.home.find(spec.root_run_id) if spec.root_run_id else own
             parent = tree.Parent(spec=spec, root=root or own)
@@ -161,7 +169,12 @@ class Engine:
         if self.lives.draining is not None:
             raise HostUnavailable(self.lives.draining)
         # finished even when the caller goes away: a run that is on disk has to have a life
-        return await uninterrupted(self._begin(request, backend, caller))
+        if request.spec.root_run_id is None:
+            return await uninterrupted(self._begin(request, backend, caller))
+        async with self._children:
+            settings, parent = await asyncio.to_thread(self._bounds, caller)
+            await asyncio.to_thread(tree.check_depth, settings, parent)
+            return await uninterrupted(self._begin(request, backend, caller))
 
     def own_settings(self) -> config.Settings:
         """The settings of this process itself, read anew."""
@@ -177,16 +190,19 @@ class Engine:
 
     async def _begin(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         spec = request.spec
-        mask = Mask(secrets_of(spec.backend_config, caller.env, caller.settings.mask_env))
+        env = self._env_for(caller)
+        secrets = secrets_of(spec.backend_config, {**caller.env, **env}, caller.settings.mask_env)
+        mask = Mask(secrets).plus(frozenset(life.face.key for life in self.lives if life.face))
         own, created = await asyncio.to_thread(self._create, request, mask)
         self.lives.use(own)
         if created.log is None:
             assert created.existing is not None
+            await asyncio.to_thread(self._check_visible, created.existing.run_id, caller)
             return await self.state(created.existing)
         spec, log = created.spec, created.log
         if spec.root_run_id:
             await asyncio.to_thread(self._join_tree, spec.root_run_id, spec.run_id)
-        self.lives.begin(spec, log, backend, self._env_for(caller))
+        self.lives.begin(spec, log, backend, env)
         return log.run
 
     def _create(self, request: spawn.Request, mask: Mask) -> tuple[config.Settings, Created]:
@@ -207,16 +223,49 @@ class Engine:
             tree.add_member(root, run_id)
 
     def tree_of(self, caller: Caller) -> frozenset[str]:
-        """The runs of the tree that an agent belongs to. Looks at the disk."""
+        """The runs of the tree that an agent belongs to. Looks at the disk, where agents can write: what a run itself
+        says of its root counts."""
         life = self.lives.get(caller.parent_run_id or "")
         root = self.home.find(life.spec.root_run_id or life.spec.run_id) if life else None
-        return frozenset(tree.member_ids(root)) if root else frozenset()
+        if root is None:
+            return frozenset()
+        members = (run_id for run_id in tree.member_ids(root) if self._root_of(run_id) == root.run_id)
+        return frozenset(members)
+
+    def _root_of(self, run_id: str) -> str | None:
+        spec = self._spec_of(run_id)
+        return (spec.root_run_id or spec.run_id) if spec else None
+
+    def _spec_of(self, run_id: str) -> RunSpec | None:
+        with contextlib.suppress(OrchestratorError):
+            if run_dir := self.home.find(run_id):
+                return sealed_spec(self.home, run_dir)
+        return None
+
+    def check_descends(self, run_id: str, caller: Caller) -> None:
+        """Refuses a command of an agent on a run that is not below its own. Looks at the disk.
+
+        Raises:
+            PermissionCeiling: it is the agent's own run, one above it, or one beside it.
+        """
+        above: str | None = run_id
+        while above and (spec := self._spec_of(above)):
+            above = spec.parent_run_id
+            if above == caller.parent_run_id:
+                return
+        raise PermissionCeiling(f"{run_id} was not spawned by you; only who spawned it can answer or end it")
+
+    def _check_visible(self, run_id: str, caller: Caller) -> None:
+        if caller.bound and run_id not in self.tree_of(caller):
+            raise SessionNotFound("no such session in your tree; call list_agents")
 
     def _env_for(self, caller: Caller) -> Mapping[str, str]:
         """What an agent gets of the environment: of a parent that may not do everything that which it was given itself,
         for it could name programs and homes in its own."""
         parent = self.lives.get(caller.parent_run_id) if caller.parent_run_id else None
-        return parent.lent_env if parent and parent.spec.level != "full_access" else caller.agent_env
+        if parent and (caller.bound or parent.spec.level != "full_access"):  # its tools have a small one of their own
+            return parent.lent_env
+        return caller.agent_env
 
     # ---- continue ----
 

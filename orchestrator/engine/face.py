@@ -11,11 +11,12 @@ import hashlib
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
 
-from orchestrator.errors import BackendError
+from orchestrator.errors import BackendError, WrongState
 from orchestrator.events import Progress, Update
 from orchestrator.model import Answer, InputRequest, JsonObject, compact
 from orchestrator.process import MARKER
@@ -37,9 +38,24 @@ class Asking(Protocol):
         """See `RunContext.emit`."""
         ...
 
+    def pause(self) -> None:
+        """The agent waits for its caller."""
+        ...
+
+    def go(self) -> None:
+        """The agent works."""
+        ...
+
     def give_up(self, why: str) -> None:
         """Ends the run: nobody answered."""
         ...
+
+
+@dataclass(slots=True)
+class _Question:
+    task: asyncio.Task[Answer]
+    waiters: int = 0
+    """How many calls wait for the answer."""
 
 
 class Face:
@@ -49,7 +65,7 @@ class Face:
         self.key = secrets.token_urlsafe(24)
         self.environment = {PASS: self.key, SOCKET: socket, MARKER: run_id, "ORCHESTRATOR_HOME": home}
         self._life = life
-        self._questions: dict[bytes, asyncio.Task[Answer]] = {}
+        self._questions: dict[bytes, _Question] = {}
         self._count = 0
 
     @property
@@ -66,7 +82,7 @@ class Face:
         """Asks the run's caller. Whoever gives up waiting withdraws nothing: asked again in the same words, the
         question is joined, and its answer is given when it is there."""
         name = hashlib.sha256(orjson.dumps([question, list(options)])).digest()
-        if (asking := self._questions.get(name)) is None:
+        if (asked := self._questions.get(name)) is None:
             self._count += 1
             request = InputRequest(
                 request_id=f"ask_caller:{self._count}",
@@ -74,16 +90,29 @@ class Face:
                 text=question,
                 options=[{"id": option, "label": option} for option in options] or None,
             )
-            asking = self._questions[name] = asyncio.create_task(self._asked(request))
-        answer = await asyncio.shield(asking)
-        self._questions.pop(name, None)  # it was heard: the next one in these words is another
-        return answer
+            asked = self._questions[name] = _Question(asyncio.create_task(self._asked(name, request)))
+        elif not asked.waiters:
+            self._life.pause()  # nobody waited for it, and now somebody does again
+        asked.waiters += 1
+        try:
+            return await asyncio.shield(asked.task)
+        except asyncio.CancelledError:
+            if asked.task.cancelled():
+                raise WrongState("your run is over") from None
+            raise
+        finally:
+            asked.waiters -= 1
+            if asked.task.done():
+                self._questions.pop(name, None)  # it was heard: the next one in these words is another
+            elif not asked.waiters:
+                self._life.go()  # the agent works on, and its caller may still answer
 
-    async def _asked(self, request: InputRequest) -> Answer:
+    async def _asked(self, name: bytes, request: InputRequest) -> Answer:
         try:
             return await self._life.ask(request)
-        except BackendError as unanswered:  # as with any other question of an agent
-            self._life.give_up(str(unanswered))
+        except BackendError as unanswered:  # as with any other question of an agent, if it waits for the answer
+            if self._questions[name].waiters:
+                self._life.give_up(str(unanswered))
             raise
 
     async def report(self, text: str, percent: float | None) -> None:
@@ -93,7 +122,7 @@ class Face:
     async def close(self) -> None:
         """The run is over: nobody waits any more, and the pass is worth nothing."""
         self.key = secrets.token_urlsafe(24)
-        for asking in self._questions.values():
-            asking.cancel()
-        if self._questions:
-            await asyncio.wait(self._questions.values(), timeout=1.0)
+        if tasks := [asked.task for asked in self._questions.values()]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0)

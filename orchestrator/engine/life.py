@@ -234,20 +234,21 @@ class Life:
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`."""
         await self._ensure_started()
-        self._pause()
+        self.pause()
         try:
             return await self._requests.ask(request)
         finally:
             if not self.log.run.pending:
-                self._go()
+                self.go()
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
         """The run waits for its caller: its time does not count, and another may have its slot."""
         self._clock.pause()
         if self._slot:
             self._slot.give_back()
 
-    def _go(self) -> None:
+    def go(self) -> None:
+        """The run works again."""
         self._clock.go()
         if self._slot:
             self._slot.take_again()

@@ -109,6 +109,9 @@ class Lives:
     @contextlib.contextmanager
     def client(self, caller: Caller) -> Generator[None]:
         """A client is there: recovered runs that lost their environment take that of one at the same place."""
+        if caller.parent_run_id is not None:  # an agent lends nobody what it may have set itself
+            yield
+            return
         self._callers.append(caller)
         try:
             for life in self:

@@ -7,22 +7,36 @@ An agent writes and reads within its own tree; a caller, in a directory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from typing import Literal, NamedTuple
 
+import orjson
+
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.tree import member_ids
-from orchestrator.errors import AgentNotFound, LimitExceeded, OrchestratorError, RunNotFound, WrongState, nearest
+from orchestrator.engine.spawn import CALLER
+from orchestrator.errors import (
+    AgentNotFound,
+    LimitExceeded,
+    NotFound,
+    OrchestratorError,
+    RunNotFound,
+    StoreError,
+    Unsupported,
+    WrongState,
+    nearest,
+)
 from orchestrator.model import JsonObject, Message, Run, RunSpec, Status, compact
 from orchestrator.store.inbox import Inbox
 from orchestrator.store.layout import RUN_ID, RunDir, Workspace
 from orchestrator.store.masking import Mask, secrets_of
+from orchestrator.store.reader import sealed_spec
 
 Deliver = Literal["queue", "now", "wake"]
-CALLER = "caller"
-"""The name of whoever spawned the root of a tree."""
-MESSAGE_BYTES = 64 * 1024
+MESSAGE_BYTES = 8_000
+PAGE_BYTES = 9_000
+"""Of messages in one answer: known clients cut a result at about 12,000 characters."""
 MOST = 50
 """Messages in one answer, and agents in a list."""
 _LOOK_S = 0.05
@@ -50,10 +64,11 @@ class Mail:
     async def agents(self) -> list[Agent]:
         """Whom it may write to, the newest first."""
         run_dirs = await asyncio.to_thread(self._run_dirs)
-        runs = [Agent(run_dir, await self._engine.state(run_dir)) for run_dir in run_dirs]
         newest: dict[str, Agent] = {}
-        for agent in runs:
-            newest.setdefault(agent.run.agent_name, agent)
+        for run_dir in run_dirs:
+            with contextlib.suppress(NotFound, StoreError):  # a damaged one is nobody's agent
+                run = await self._engine.state(run_dir)
+                newest.setdefault(run.agent_name, Agent(run_dir, run))
         return list(newest.values())[:MOST]
 
     def _run_dirs(self) -> list[RunDir]:
@@ -61,12 +76,16 @@ class Mail:
         if self._own is None:
             workspace = Workspace(self._caller.cwd)
             return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
-        root = self._root(self._own)
-        ids = sorted(member_ids(root), reverse=True) if root else [self._own.run_id]
+        ids = sorted(self._engine.tree_of(self._caller), reverse=True)
         return [run_dir for run_id in ids if (run_dir := self._engine.home.find(run_id))]
 
-    def _root(self, own: RunSpec) -> RunDir | None:
-        return self._engine.home.find(own.root_run_id or own.run_id)
+    def _callers_place(self, own: RunSpec) -> Workspace:
+        """Where the client was that spawned the root of the tree."""
+        root = self._engine.home.find(own.root_run_id or own.run_id)
+        spec = sealed_spec(self._engine.home, root) if root else own
+        workspace = Workspace(spec.client_cwd or spec.cwd)
+        workspace.open()
+        return workspace
 
     async def send(
         self, to: str, message: Message, *, reply_to: str | None = None, deliver: Deliver = "queue"
@@ -82,29 +101,31 @@ class Mail:
             AgentNotFound, RunNotFound: nobody whom it may write to is called so.
             WrongState: the run that was named is over.
         """
-        if len(message.text.encode()) > MESSAGE_BYTES:
+        if len(orjson.dumps(message.parts)) > MESSAGE_BYTES:
             raise LimitExceeded(f"a message may have {MESSAGE_BYTES:,} bytes; put large material into files in cwd")
         letter = compact({"id": f"msg_{secrets.token_hex(6)}", "from": self._sender(), "reply_to": reply_to})
         letter = self._masked({**letter, "parts": message.parts})
         if to == CALLER and self._own is not None:
-            root = await asyncio.to_thread(self._root, self._own)
-            workspace = root.workspace if root else Workspace(self._own.cwd)
+            workspace = await asyncio.to_thread(self._callers_place, self._own)
             return await self._queued(Inbox(workspace, None), letter, {})
         agent = await self._find(to)
         named = {"run_id": agent.run.run_id} if RUN_ID.fullmatch(to) else {}
         if deliver == "wake" and agent.run.terminal:
-            text = self._in_words(letter, message)
-            woken, _ = await self._engine.resume(agent.run_dir, {"text": text}, self._caller)
+            if self._own is not None and not self._caller.delegates:
+                raise Unsupported("waking an agent starts a run, which needs backend_config.delegate; queue it instead")
+            parts = [{"type": "text", "text": self._in_words(letter)}, *message.parts]
+            woken, _ = await self._engine.resume(agent.run_dir, {"input_message": {"parts": parts}}, self._caller)
             return {"id": letter["id"], "delivered": "woken", "run_id": woken.run_id}
         if agent.run.terminal and named:
             raise WrongState(
                 f"{to} is over; write to {agent.run.agent_name!r} for its next run, or wake it by deliver 'wake'"
             )
-        if deliver == "now" and agent.run.status is Status.RUNNING:
+        plain = all(part["type"] == "text" for part in message.parts)
+        if deliver == "now" and plain and agent.run.status is Status.RUNNING:
             life = self._engine.lives.get(agent.run.run_id)
             try:
                 if life is not None:
-                    await life.steer(Message.of_text(self._in_words(letter, message)))
+                    await life.steer(Message.of_text(f"{self._in_words(letter)} {message.text}"))
                     return {"id": letter["id"], "delivered": "steered", "run_id": agent.run.run_id}
             except OrchestratorError:
                 pass  # it takes nothing just now: it finds the message when it looks
@@ -114,7 +135,9 @@ class Mail:
     def _masked(self, letter: JsonObject) -> JsonObject:
         life = self._engine.lives.get(self._own.run_id) if self._own else None
         env = life.lent_env if life else self._caller.env
-        return Mask(secrets_of({}, env, self._caller.settings.mask_env)).value(letter)
+        secrets_known = secrets_of(life.spec.backend_config if life else {}, env, self._caller.settings.mask_env)
+        keys = frozenset(live.face.key for live in self._engine.lives if live.face)
+        return Mask(secrets_known).plus(keys).value(letter)
 
     async def _queued(self, inbox: Inbox, letter: JsonObject, about: JsonObject) -> JsonObject:
         await asyncio.to_thread(inbox.append, letter)
@@ -124,15 +147,16 @@ class Mail:
         own = self._own
         return {"agent_name": own.agent_name, "run_id": own.run_id} if own else {"agent_name": CALLER}
 
-    def _in_words(self, letter: JsonObject, message: Message) -> str:
+    def _in_words(self, letter: JsonObject) -> str:
         name = letter["from"]["agent_name"]
-        return f"{name} writes: {message.text}\n(message {letter['id']}; answer by send_message to {name!r})"
+        answers = f" to {letter['reply_to']}" if "reply_to" in letter else ""
+        return f"Message {letter['id']}{answers} from {name}, to be answered by send_message to {name!r}:"
 
     async def _find(self, to: str) -> Agent:
         if RUN_ID.fullmatch(to):
-            for run_dir in await asyncio.to_thread(self._run_dirs):
-                if run_dir.run_id == to:
-                    return Agent(run_dir, await self._engine.state(run_dir))
+            run_dir = await asyncio.to_thread(self._engine.home.find, to)
+            if run_dir and (self._own is None or to in await asyncio.to_thread(self._engine.tree_of, self._caller)):
+                return Agent(run_dir, await self._engine.state(run_dir))
             raise RunNotFound(f"no run {to!r} that you may write to; call list_agents")
         agents = {agent.run.agent_name: agent for agent in await self.agents()}
         if to not in agents:
@@ -149,35 +173,47 @@ class Mail:
         inbox = Inbox(workspace, self._own.session_id if self._own else None)
         if after_seq is not None:
             await asyncio.to_thread(inbox.acknowledge, after_seq)
-        start = await asyncio.to_thread(lambda: inbox.acknowledged) if after_seq is None else after_seq
+            start = min(after_seq, await asyncio.to_thread(lambda: inbox.last))
+        else:
+            start = await asyncio.to_thread(lambda: inbox.acknowledged)
+        clock = asyncio.get_running_loop()
+        deadline, size = clock.time() + wait_s, -1
         found: list[JsonObject] = []
-        mine: list[JsonObject] = []
-        size = -1
-        for _ in range(1 + int(wait_s / _LOOK_S)):
+        while True:
             if (grown := await asyncio.to_thread(lambda: inbox.size)) != size:
                 size = grown
                 found = await asyncio.to_thread(inbox.after, start)
                 if mine := [letter for letter in found if self._is_mine(letter)]:
-                    break
-            if wait_s:
-                await asyncio.sleep(_LOOK_S)
-        shown = mine[:MOST]
-        more = len(mine) > len(shown)
-        last = shown[-1]["seq"] if more else max([start, *(int(letter["seq"]) for letter in found)])
-        return {"messages": shown, "next_after_seq": last, "has_more": more}
+                    return _page(mine, found, start)
+            if clock.time() >= deadline:
+                return {"messages": [], "next_after_seq": found[-1]["seq"] if found else start, "has_more": False}
+            await asyncio.sleep(_LOOK_S)
 
     def _is_mine(self, letter: JsonObject) -> bool:
         """What was sent to a run is not for the next one of the same agent."""
         return "run_id" not in letter or self._own is None or letter["run_id"] == self._own.run_id
 
 
+def _page(mine: list[JsonObject], found: list[JsonObject], start: int) -> JsonObject:
+    """As many messages as an answer holds, one at least."""
+    shown: list[JsonObject] = []
+    size = 0
+    for letter in mine[:MOST]:
+        size += len(orjson.dumps(letter))
+        if shown and size > PAGE_BYTES:
+            break
+        shown.append(letter)
+    more = len(shown) < len(mine)
+    return {"messages": shown, "next_after_seq": (shown if more else found)[-1]["seq"], "has_more": more}
+
+
 async def own_spec(engine: Engine, caller: Caller) -> RunSpec | None:
-    """The run whose agent a caller is by its pass; None for one from outside.
+    """The run whose agent a caller is, by its pass or by the kernel's word; None for one from outside.
 
     Raises:
         WrongState: the run is over.
     """
-    if not caller.bound or caller.parent_run_id is None:
+    if caller.parent_run_id is None:
         return None
     life = engine.lives.get(caller.parent_run_id)
     if life is None:

@@ -22,6 +22,8 @@ from orchestrator.model import JsonObject, Message, ProfileRef, Role, RunSpec, S
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 
+CALLER = "caller"
+"""The name of whoever spawned the root of a tree, among agents."""
 METADATA_BYTES = 2_000
 MESSAGE_BYTES = 4 * 2**20
 
@@ -65,6 +67,8 @@ def request_of(
     assert message is not None
     if (nickname := arguments.get("nickname")) is not None:
         checked(nickname, AGENT_NAME, "nickname (letters, digits, '.', '_' and '-', at most 64)")
+        if nickname == CALLER:
+            raise InvalidArgument("'caller' is the name of whoever spawned a run; choose another nickname")
     mode: SessionMode = arguments.get("session_mode", "new")
     session = _session(cwd, mode, arguments.get("session_id"), backend)
     if session and nickname and mode == "resume":

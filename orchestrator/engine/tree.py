@@ -18,7 +18,9 @@ from orchestrator.store.layout import RunDir, write_all
 
 MEMBERS = "tree"
 _STARTING = frozenset({"mcp_servers", "own_mcp_servers", "setting_sources", "config"})
-"""Keys of `backend_config`, of whatever backend, by which a run may start programs of its caller's choice."""
+_REACHING = frozenset({"agent_url", "auth_token_env", "headers"})
+"""Keys of `backend_config`, of whatever backend, by which a run may start programs of its caller's choice, or carry
+what its caller knows out of a sandbox."""
 
 
 class Ceiling(NamedTuple):
@@ -104,9 +106,9 @@ def check_programs(backend_config: JsonObject, parent: Parent | None) -> None:
     """
     if parent is None or parent.spec.level == "full_access":
         return
-    if wanted := sorted(backend_config.keys() & _STARTING):
+    if wanted := sorted(backend_config.keys() & (_STARTING | _REACHING)):
         raise PermissionCeiling(
-            f"backend_config.{wanted[0]} can start programs outside of what {parent.spec.run_id} is permitted "
+            f"backend_config.{wanted[0]} leads out of what {parent.spec.run_id} is permitted "
             f"({parent.spec.level}); leave it out, or let the caller who spawned {parent.root.run_id} spawn this run"
         )
 

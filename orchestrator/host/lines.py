@@ -10,7 +10,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 LINE_BYTES = 64 * 2**20
 """A longer line is nobody's."""
 
-READS = frozenset({"get_run", "list_runs", "poll_events", "wait_runs", "get_event_artifact"})
+READS = frozenset(
+    "get_run list_runs poll_events wait_runs get_event_artifact list_profiles list_agents fetch_messages "
+    "fetch_agent_messages".split()
+)
 """Tools that may be called again when nobody knows whether the first call arrived."""
 
 

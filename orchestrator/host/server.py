@@ -50,6 +50,8 @@ class Session:
         self._writer = writer
         self._open = OpenCalls[Heard]()
         self._answered = asyncio.Event()
+        self.run_id = ""
+        """Whose agent it serves, if it serves one."""
         self._leaving = False
         """No further line is taken in."""
 
@@ -173,9 +175,10 @@ class Server:
                 server.close()
 
     async def bid_farewell(self, why: str) -> None:
-        """Ends all sessions, each as soon as no command of it is under way."""
+        """Ends all sessions but those of agents whose runs live here, each as soon as no command of it is under way."""
         bye: JsonObject = {"orchestrator": API, "bye": why}
-        await asyncio.gather(*(session.farewell(bye) for session in list(self._sessions)))
+        leaving = [session for session in self._sessions if session.run_id not in self._engine.lives]
+        await asyncio.gather(*(session.farewell(bye) for session in leaving))
 
     def abandon_sessions(self) -> None:
         """Ends all sessions without a word: nothing that the end of this process makes up may reach a client."""
@@ -237,9 +240,10 @@ class Server:
             said = f"this host speaks version {API}, you speak {str(first.get('orchestrator'))[:40]}"
             return {"error": f"{said}; restart the older one"}, None
         forwarded = first.get("forwarded") is True  # from the process that has taken over: this one has the run
-        if self.successor is not None and not forwarded:
+        of_agent = "agent" in (as_array(first.get("toolsets")) or ())  # whose run lives here, whoever takes over
+        if self.successor is not None and not forwarded and not of_agent:
             return {"error": "another version takes over", "socket": self.successor}, None
-        if self.ending:
+        if self.ending and not of_agent:
             return {"ending": True}, None
         try:
             caller = self._caller_of(first, forwarded=forwarded)
@@ -328,6 +332,7 @@ class Server:
 
     async def _session(self, session: Session, caller: Caller) -> None:
         self._sessions.add(session)
+        session.run_id = caller.parent_run_id or "" if caller.bound else ""
         self.idle_since = None
         try:
             with self._engine.lives.client(caller):

@@ -14,7 +14,7 @@ import os
 import orjson
 
 from orchestrator.errors import LimitExceeded, StoreError
-from orchestrator.model import JsonObject, now
+from orchestrator.model import JsonObject, as_object, now
 from orchestrator.store.layout import Workspace, replace_file, write_all
 
 MAX_BYTES = 16 * 2**20
@@ -45,14 +45,19 @@ class Inbox:
             with os.fdopen(descriptor, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 written = file.read()
-                if len(written) > MAX_BYTES:
-                    raise LimitExceeded("the inbox is full; let its owner fetch its messages first")
-                whole = written[: written.rfind(b"\n") + 1]  # a torn line was acknowledged to nobody
-                seq = whole.count(b"\n") + 1
-                line = orjson.dumps({"seq": seq, "ts": now(), **message}, option=orjson.OPT_APPEND_NEWLINE)
-                os.ftruncate(descriptor, len(whole))
-                os.lseek(descriptor, len(whole), os.SEEK_SET)
-                write_all(descriptor, line)
+                base, lines = _parsed(written)
+                seq = base + len(lines) + 1
+                end = written.rfind(b"\n") + 1  # a torn line was acknowledged to nobody
+                if end > MAX_BYTES:
+                    if self.acknowledged < seq - 1:
+                        raise LimitExceeded("the inbox is full; let its owner fetch its messages first")
+                    write, end = orjson.dumps({"base": seq - 1}, option=orjson.OPT_APPEND_NEWLINE), 0
+                else:
+                    write = b""
+                write += orjson.dumps({"seq": seq, "ts": now(), **message}, option=orjson.OPT_APPEND_NEWLINE)
+                os.ftruncate(descriptor, end)
+                os.lseek(descriptor, end, os.SEEK_SET)
+                write_all(descriptor, write)
                 os.fsync(descriptor)
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
@@ -60,17 +65,28 @@ class Inbox:
 
     def after(self, seq: int) -> list[JsonObject]:
         """The messages behind a number, oldest first."""
+        base, lines = _parsed(self._read())
+        found: list[JsonObject] = []
+        for number, line in enumerate(lines, base + 1):
+            with contextlib.suppress(ValueError):  # somebody else wrote in it
+                letter = as_object(orjson.loads(line))
+                if number > seq and letter and {"from", "parts"} <= letter.keys():
+                    found.append({**letter, "seq": number})
+        return found
+
+    @property
+    def last(self) -> int:
+        """The number of the last message."""
+        base, lines = _parsed(self._read())
+        return base + len(lines)
+
+    def _read(self) -> bytes:
         try:
-            lines = self._path.read_bytes().split(b"\n")[:-1]
+            return self._path.read_bytes()
         except FileNotFoundError:
-            return []
+            return b""
         except OSError as error:
             raise StoreError(f"cannot read {self._path}: {error.strerror}") from error
-        found: list[JsonObject] = []
-        for line in lines[seq:]:
-            with contextlib.suppress(ValueError):  # somebody else wrote in it
-                found.append(orjson.loads(line))
-        return found
 
     @property
     def size(self) -> int:
@@ -87,9 +103,17 @@ class Inbox:
         return 0
 
     def acknowledge(self, seq: int) -> None:
-        """Its owner has all up to this number."""
-        if seq > self.acknowledged:
+        """Its owner has all up to this number, as far as there are any."""
+        if (seq := min(seq, self.last)) > self.acknowledged:
             try:
                 replace_file(str(self._cursor), str(seq).encode())
             except OSError as error:
                 raise StoreError(f"cannot write {self._cursor}: {error.strerror}") from error
+
+
+def _parsed(written: bytes) -> tuple[int, list[bytes]]:
+    """The number before the first message, and the whole lines: those before were acknowledged and are gone."""
+    lines = written.split(b"\n")[:-1]
+    if lines and lines[0].startswith(b'{"base":'):
+        return int(orjson.loads(lines[0])["base"]), lines[1:]
+    return 0, lines

@@ -25,13 +25,17 @@ def place(cwd: Path) -> Workspace:
 
 
 def texts(box: Inbox, after: int = 0) -> list[str]:
-    return [letter["text"] for letter in box.after(after)]
+    return [letter["parts"] for letter in box.after(after)]
+
+
+def say(box: Inbox, text: str) -> int:
+    return box.append({"from": {}, "parts": text})
 
 
 def test_messages_are_numbered_and_given_behind_a_number(place: Workspace) -> None:
     box = Inbox(place, None)
     assert box.after(0) == []
-    assert [box.append({"text": text}) for text in ("one", "two", "three")] == [1, 2, 3]
+    assert [say(box, text) for text in ("one", "two", "three")] == [1, 2, 3]
     assert texts(box) == ["one", "two", "three"]
     assert texts(box, 2) == ["three"]
     assert texts(box, 9) == []
@@ -40,7 +44,7 @@ def test_messages_are_numbered_and_given_behind_a_number(place: Workspace) -> No
 
 def test_each_session_has_its_own(place: Workspace) -> None:
     one, other = new_id("ses"), new_id("ses")
-    Inbox(place, one).append({"text": "one"})
+    say(Inbox(place, one), "one")
     assert texts(Inbox(place, other)) == []
     assert texts(Inbox(place, None)) == []
     with pytest.raises(InvalidArgument):
@@ -50,6 +54,8 @@ def test_each_session_has_its_own(place: Workspace) -> None:
 def test_the_cursor_only_goes_forward(place: Workspace) -> None:
     box = Inbox(place, None)
     assert box.acknowledged == 0
+    for text in ("one", "two", "three"):
+        say(box, text)
     box.acknowledge(3)
     box.acknowledge(2)
     assert Inbox(place, None).acknowledged == 3
@@ -60,20 +66,20 @@ def test_a_torn_line_is_cut_off_and_its_number_given_anew(tmp_path_factory: pyte
     place = Workspace(tmp_path_factory.mktemp("torn"))
     place.open()
     box = Inbox(place, None)
-    box.append({"text": "one"})
+    say(box, "one")
     whole = box.size
-    box.append({"text": "two" * 20})
+    say(box, "two" * 20)
     path = place.root / "sessions" / "caller.inbox.jsonl"
     torn = min(box.size - 1, whole + cut)
     with path.open("r+b") as file:
         file.truncate(torn)
     assert texts(box) == ["one"]
-    assert box.append({"text": "three"}) == 2
+    assert say(box, "three") == 2
     assert texts(box) == ["one", "three"]
 
 
 def _append(cwd: Path, name: str) -> list[int]:
-    return [Inbox(Workspace(cwd), None).append({"text": f"{name}{number}"}) for number in range(50)]
+    return [say(Inbox(Workspace(cwd), None), f"{name}{number}") for number in range(50)]
 
 
 def test_processes_that_write_at_the_same_time_lose_nothing(place: Workspace) -> None:
@@ -85,16 +91,41 @@ def test_processes_that_write_at_the_same_time_lose_nothing(place: Workspace) ->
 
 def test_what_somebody_else_writes_into_it_harms_nobody(place: Workspace) -> None:
     box = Inbox(place, None)
-    box.append({"text": "one"})
+    say(box, "one")
     with (place.root / "sessions" / "caller.inbox.jsonl").open("ab") as file:
         file.write(b"no json at all\n")
-    assert box.append({"text": "two"}) == 3
+    assert say(box, "two") == 3
     assert texts(box) == ["one", "two"]
 
 
-def test_a_full_one_takes_no_more(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_sent_cannot_be_acknowledged(place: Workspace) -> None:
+    box = Inbox(place, None)
+    say(box, "one")
+    box.acknowledge(10**9)
+    assert box.acknowledged == 1
+    assert say(box, "two") == 2
+    assert texts(box, box.acknowledged) == ["two"]
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b'{"from": {}}', b"\xff"])
+def test_a_line_that_is_no_message_blocks_nothing(place: Workspace, line: bytes) -> None:
+    box = Inbox(place, None)
+    say(box, "one")
+    with (place.root / "sessions" / "caller.inbox.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    say(box, "two")
+    assert texts(box) == ["one", "two"]
+
+
+def test_a_full_one_takes_no_more_until_its_owner_has_it_all(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "MAX_BYTES", 200)
     box = Inbox(place, None)
-    box.append({"text": "x" * 300})
+    say(box, "x" * 300)
     with pytest.raises(LimitExceeded, match="is full"):
-        box.append({"text": "y"})
+        say(box, "y")
+    box.acknowledge(1)
+    assert say(box, "y") == 2, "the numbers go on"
+    assert box.size < 300, "what everybody has is gone"
+    assert (texts(box), box.last) == (["y"], 2)
+    assert say(box, "z") == 3
+    assert texts(box, 2) == ["z"]
