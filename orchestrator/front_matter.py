@@ -171,15 +171,6 @@ def _label(key: str, value: Any) -> str:
     return label
 
 
-def _choice(choices: tuple[str, ...]) -> values.Reader:
-    def reader(key: str, value: Any) -> str:
-        if value not in choices:
-            raise InvalidArgument(f"{key} is {repr(value)[:80]}; it takes {', '.join(choices)}")
-        return value
-
-    return reader
-
-
 def _version(key: str, value: Any) -> str:
     return values.text(key, str(value) if isinstance(value, (int, float)) else value)
 
@@ -228,8 +219,8 @@ READERS: Mapping[str, values.Reader] = {
     "role": _label,
     "backend": values.word,
     "model": values.word,
-    "permission": _choice(PERMISSIONS),
-    "on_approval": _choice(ON_APPROVAL),
+    "permission": values.one_of(PERMISSIONS),
+    "on_approval": values.one_of(ON_APPROVAL),
     "output_schema": _schema,
     "checks": _checks,
     "limits": _limits,

@@ -60,7 +60,7 @@ def one_of(choices: tuple[str, ...]) -> Reader:
 
     def reader(place: str, value: Any) -> str:
         if value not in choices:
-            raise InvalidArgument(f"{place} is {value!r}; it takes {', '.join(choices)}")
+            raise InvalidArgument(f"{place} is {repr(value)[:80]}; it takes {', '.join(choices)}")
         return value
 
     return reader

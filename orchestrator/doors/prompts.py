@@ -57,15 +57,11 @@ def _call(tool: str, **arguments: Any) -> str:
     return f"Call {tool} with\n\n```json\n{orjson.dumps(given, option=orjson.OPT_INDENT_2).decode()}\n```"
 
 
-def _backend(given: Given) -> str:
-    return given.get("backend", "")
-
-
 def _review(given: Given, cwd: str) -> str:
     task = "Review the latest change set in this repository, fix what is safe to fix, and report."
     if "focus" in given:
         task += f" Look above all at: {given['focus']}"
-    call = _call("spawn_run", profile="reviewer-remediator", backend=_backend(given), prompt=task, cwd=cwd)
+    call = _call("spawn_run", profile="reviewer-remediator", backend=given.get("backend"), prompt=task, cwd=cwd)
     return (
         f"Have the latest changes reviewed by another agent.\n\n{call}\n\n{_FOLLOW}, read the report that "
         "result.reports names, and tell me: what was reviewed, what was found, what was fixed, and its final status."
@@ -73,7 +69,7 @@ def _review(given: Given, cwd: str) -> str:
 
 
 def _plan(given: Given, cwd: str) -> str:
-    call = _call("spawn_run", profile="planner", backend=_backend(given), prompt=given["goal"], cwd=cwd)
+    call = _call("spawn_run", profile="planner", backend=given.get("backend"), prompt=given["goal"], cwd=cwd)
     return f"Have a change planned by another agent, which may only read.\n\n{call}\n\n{_FOLLOW} and show me the plan."
 
 
@@ -84,7 +80,7 @@ def _delegate(given: Given, cwd: str) -> str:
         call = _call("continue_run", agent_name=given["agent_name"], cwd=cwd, text=given["task"])
     else:
         profile = given.get("profile", "worker")
-        call = _call("spawn_run", profile=profile, backend=_backend(given), prompt=given["task"], cwd=cwd)
+        call = _call("spawn_run", profile=profile, backend=given.get("backend"), prompt=given["task"], cwd=cwd)
     return (
         "Have another agent do this. It knows only what you tell it: before you call, put into the prompt what it "
         f"needs from our conversation (files, decisions, what not to touch).\n\n{call}\n\n{_FOLLOW}, check what it "

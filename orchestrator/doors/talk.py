@@ -7,10 +7,9 @@ from typing import Any
 
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.engine import Engine
-from orchestrator.engine.life import Life
-from orchestrator.engine.mail import Agent, Mail, own_spec
+from orchestrator.engine.face import Face
+from orchestrator.engine.mail import Agent, Mail, own_life
 from orchestrator.engine.spawn import message_of
-from orchestrator.errors import WrongState
 from orchestrator.model import JsonObject, compact
 
 Route = Callable[[JsonObject], Awaitable[JsonObject]]
@@ -33,8 +32,7 @@ class Talk:
         }
 
     async def _ask_caller(self, given: JsonObject) -> JsonObject:
-        face = self._life().face
-        assert face is not None, "who has a pass has a face"
+        face = self._face()
         question = given["question"]
         if context := given.get("context"):
             question = f"{question}\n\n{context}"
@@ -45,34 +43,32 @@ class Talk:
         return {"answer": answer.text}
 
     async def _report_progress(self, given: JsonObject) -> JsonObject:
-        face = self._life().face
-        assert face is not None, "who has a pass has a face"
-        await face.report(given["text"], given.get("percent"))
+        await self._face().report(given["text"], given.get("percent"))
         return {"reported": True}
 
-    def _life(self) -> Life:
-        life = self._engine.lives.get(self._caller.parent_run_id or "")
-        if life is None:
-            raise WrongState("your run is over")
-        return life
+    def _face(self) -> Face:
+        life = own_life(self._engine, self._caller)
+        assert life is not None
+        assert life.face is not None, "who has a pass has a face"
+        return life.face
 
-    async def _mail(self) -> Mail:
-        return Mail(self._engine, self._caller, await own_spec(self._engine, self._caller))
+    @property
+    def _mail(self) -> Mail:
+        return Mail(self._engine, self._caller, own_life(self._engine, self._caller))
 
     async def _send(self, given: JsonObject) -> JsonObject:
         parts = {"input_message": {"parts": given["parts"]}} if "parts" in given else {}
         message = message_of({"text": given.get("text"), **parts}, required=True, text="text")
         assert message is not None
-        mail = await self._mail()
         more: dict[str, Any] = {key: given[key] for key in ("reply_to", "deliver") if key in given}
-        return await mail.send(given["to"], message, **more)
+        return await self._mail.send(given["to"], message, **more)
 
     async def _fetch(self, given: JsonObject) -> JsonObject:
-        return await (await self._mail()).fetch(given.get("after_seq"), given["wait_ms"] / 1000)
+        return await self._mail.fetch(given.get("after_seq"), given["wait_ms"] / 1000)
 
     async def _list_agents(self, _given: JsonObject) -> JsonObject:
         own = self._caller.parent_run_id if self._caller.bound else None
-        return {"agents": [_row(agent, own) for agent in await (await self._mail()).agents()]}
+        return {"agents": [_row(agent, own) for agent in await self._mail.agents()]}
 
 
 def _row(agent: Agent, own: str | None) -> JsonObject:

@@ -182,7 +182,7 @@ class Tools:
             return self._queries.find(run_id, agent_name, cwd)
         try:
             found = self._queries.find(run_id, agent_name, cwd)
-            if found.run_id in self._engine.tree_of(self.caller):
+            if self._engine.is_in_tree(found.run_id, self.caller):
                 return found
         except NotFound:
             pass

@@ -225,12 +225,20 @@ class Engine:
     def tree_of(self, caller: Caller) -> frozenset[str]:
         """The runs of the tree that an agent belongs to. Looks at the disk, where agents can write: what a run itself
         says of its root counts."""
-        life = self.lives.get(caller.parent_run_id or "")
-        root = self.home.find(life.spec.root_run_id or life.spec.run_id) if life else None
+        root = self.home.find(own) if (own := self._own_root(caller)) else None
         if root is None:
             return frozenset()
         members = (run_id for run_id in tree.member_ids(root) if self._root_of(run_id) == root.run_id)
         return frozenset(members)
+
+    def is_in_tree(self, run_id: str, caller: Caller) -> bool:
+        """Whether a run is of the tree that an agent belongs to. Looks at the disk, for that run alone."""
+        own = self._own_root(caller)
+        return own is not None and self._root_of(run_id) == own
+
+    def _own_root(self, caller: Caller) -> str | None:
+        life = self.lives.get(caller.parent_run_id or "")
+        return (life.spec.root_run_id or life.spec.run_id) if life else None
 
     def _root_of(self, run_id: str) -> str | None:
         spec = self._spec_of(run_id)
@@ -256,7 +264,7 @@ class Engine:
         raise PermissionCeiling(f"{run_id} was not spawned by you; only who spawned it can answer or end it")
 
     def _check_visible(self, run_id: str, caller: Caller) -> None:
-        if caller.bound and run_id not in self.tree_of(caller):
+        if caller.bound and not self.is_in_tree(run_id, caller):
             raise SessionNotFound("no such session in your tree; call list_agents")
 
     def _env_for(self, caller: Caller) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ import orjson
 
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.life import Life
 from orchestrator.engine.spawn import CALLER
 from orchestrator.errors import (
     AgentNotFound,
@@ -53,13 +54,14 @@ class Mail:
     """The messages of one caller.
 
     Args:
-        own: the run whose agent the caller is by its pass; None for a caller from outside.
+        life: of the run whose agent the caller is; None for a caller from outside.
     """
 
-    def __init__(self, engine: Engine, caller: Caller, own: RunSpec | None) -> None:
+    def __init__(self, engine: Engine, caller: Caller, life: Life | None) -> None:
         self._engine = engine
         self._caller = caller
-        self._own = own
+        self._life = life
+        self._own = life.spec if life else None
 
     async def agents(self) -> list[Agent]:
         """Whom it may write to, the newest first."""
@@ -133,7 +135,7 @@ class Mail:
         return await self._queued(inbox, {**letter, **named}, {"run_id": agent.run.run_id})
 
     def _masked(self, letter: JsonObject) -> JsonObject:
-        life = self._engine.lives.get(self._own.run_id) if self._own else None
+        life = self._life
         env = life.lent_env if life else self._caller.env
         secrets_known = secrets_of(life.spec.backend_config if life else {}, env, self._caller.settings.mask_env)
         keys = frozenset(live.face.key for live in self._engine.lives if live.face)
@@ -155,7 +157,7 @@ class Mail:
     async def _find(self, to: str) -> Agent:
         if RUN_ID.fullmatch(to):
             run_dir = await asyncio.to_thread(self._engine.home.find, to)
-            if run_dir and (self._own is None or to in await asyncio.to_thread(self._engine.tree_of, self._caller)):
+            if run_dir and (self._own is None or await asyncio.to_thread(self._engine.is_in_tree, to, self._caller)):
                 return Agent(run_dir, await self._engine.state(run_dir))
             raise RunNotFound(f"no run {to!r} that you may write to; call list_agents")
         agents = {agent.run.agent_name: agent for agent in await self.agents()}
@@ -184,7 +186,7 @@ class Mail:
                 size = grown
                 found = await asyncio.to_thread(inbox.after, start)
                 if mine := [letter for letter in found if self._is_mine(letter)]:
-                    return _page(mine, found, start)
+                    return _page(mine, found)
             if clock.time() >= deadline:
                 return {"messages": [], "next_after_seq": found[-1]["seq"] if found else start, "has_more": False}
             await asyncio.sleep(_LOOK_S)
@@ -194,7 +196,7 @@ class Mail:
         return "run_id" not in letter or self._own is None or letter["run_id"] == self._own.run_id
 
 
-def _page(mine: list[JsonObject], found: list[JsonObject], start: int) -> JsonObject:
+def _page(mine: list[JsonObject], found: list[JsonObject]) -> JsonObject:
     """As many messages as an answer holds, one at least."""
     shown: list[JsonObject] = []
     size = 0
@@ -207,7 +209,7 @@ def _page(mine: list[JsonObject], found: list[JsonObject], start: int) -> JsonOb
     return {"messages": shown, "next_after_seq": (shown if more else found)[-1]["seq"], "has_more": more}
 
 
-async def own_spec(engine: Engine, caller: Caller) -> RunSpec | None:
+def own_life(engine: Engine, caller: Caller) -> Life | None:
     """The run whose agent a caller is, by its pass or by the kernel's word; None for one from outside.
 
     Raises:
@@ -218,4 +220,4 @@ async def own_spec(engine: Engine, caller: Caller) -> RunSpec | None:
     life = engine.lives.get(caller.parent_run_id)
     if life is None:
         raise WrongState("your run is over")
-    return life.spec
+    return life

@@ -89,7 +89,7 @@ def profiled(
     if not trusted:
         if dropped := [key for key in ("checks", "tools") if own.pop(key, None) is not None]:
             notices.append(f"{' and '.join(dropped)} of a folder that is not in trusted_dirs are not used")
-        if "pattern" in (keys := set(_keys(own.get("output_schema")))) or "patternProperties" in keys:
+        if not {"pattern", "patternProperties"}.isdisjoint(_keys(own.get("output_schema"))):
             raise InvalidArgument(
                 f"output_schema of profile {profile.path} has a pattern, which only folders in trusted_dirs may have"
             )
