@@ -32,6 +32,30 @@ def denial(reason: str = "") -> str:
     return f"{DENIED}: {reason}" if reason else f"{DENIED}."
 
 
+class AgentTools(Protocol):
+    """Our own tools in the hands of a run's agent: by them it asks its caller and talks to other agents.
+
+    They need no permission, and may take as long as the caller does.
+    """
+
+    @property
+    def server(self) -> JsonObject:
+        """An MCP server that offers them, as in `mcp_servers`: for agents that can start one."""
+        ...
+
+    def listed(self) -> list[JsonObject]:
+        """The tools as MCP lists them, `{name, description, inputSchema}`: for agents elsewhere."""
+        ...
+
+    async def call(self, call_id: str, name: str, arguments: JsonObject) -> JsonObject:
+        """Calls one for such an agent. Returns MCP's result, `{content, isError?}`, whatever becomes of the call.
+
+        Args:
+            call_id: the same for the same call made again, as after a crash: it spawns nothing twice.
+        """
+        ...
+
+
 class RunContext(Protocol):
     """Everything an agent may do to its run. Valid until `Backend.run` returns."""
 
@@ -41,11 +65,8 @@ class RunContext(Protocol):
         ...
 
     @property
-    def agent_tools(self) -> JsonObject | None:
-        """The MCP server, as in `mcp_servers`, by which the agent asks its caller and talks to other agents.
-
-        None if it is to have none. Its tools need no permission, and may take as long as the caller does.
-        """
+    def agent_tools(self) -> AgentTools | None:
+        """Our own tools for the agent; None if it is to have none."""
         ...
 
     @property

@@ -45,7 +45,7 @@ from backends.remote_a2a.extension import LEGACY_KEY, URI, whole_numbers
 from backends.remote_a2a.updates import ENDED
 from orchestrator import __version__
 from orchestrator.backend import Backend
-from orchestrator.model import JsonObject, Message, Permission, RunSpec, as_object, new_id, now
+from orchestrator.model import JsonObject, Message, Permission, RunSpec, as_array, as_object, new_id, now
 from test_agents.listening import listening
 from test_agents.tck import TckExecutor
 from test_agents.work import Work
@@ -117,7 +117,8 @@ class Executor(AgentExecutor):
             return
         await updater.start_work()
         rich = URI in (context.requested_extensions or ())
-        work = self._works[task_id] = Work(self._backend, spec, self._env, rich=rich)
+        tools = [tool for tool in as_array(_about(context).get("tools")) or () if as_object(tool)]
+        work = self._works[task_id] = Work(self._backend, spec, self._env, rich=rich, tools=tools)
         await self._pump(task_id, work, updater)
 
     async def _continue(self, context: RequestContext, updater: TaskUpdater) -> None:
@@ -125,9 +126,8 @@ class Executor(AgentExecutor):
         if work is None or work.parked is None:
             await updater.failed(updater.new_agent_message([Part(text="this task is not waiting for anything")]))
             return
-        decision = (as_object(_about(context).get("answer")) or {}).get("decision")
         await updater.start_work()
-        work.answer(context.get_user_input(), decision if isinstance(decision, str) else None)
+        work.answer(context.get_user_input(), as_object(_about(context).get("answer")) or {})
         await self._pump(updater.task_id, work, updater)
 
     async def _pump(self, task_id: str, work: Work, updater: TaskUpdater) -> None:

@@ -185,7 +185,7 @@ class _Script:
         name, _, given = rest.partition(" ")
         if self._ctx.agent_tools is None:
             return await self._say("there are no such tools here")
-        await self._say(await call_tool(self._ctx.agent_tools, name, orjson.loads(given or "{}")))
+        await self._say(await call_tool(self._ctx.agent_tools.server, name, orjson.loads(given or "{}")))
         return None
 
     async def _do_todo(self, rest: str) -> None:

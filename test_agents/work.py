@@ -8,8 +8,9 @@ answer the run is parked here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ from a2a.server.tasks import TaskUpdater
 from a2a.types import Part, TaskState
 from google.protobuf.json_format import ParseDict
 
-from backends.remote_a2a.extension import DURABLE, EVENTS_ARTIFACT, FINAL_ARTIFACT, URI, carried, envelope
+from backends.remote_a2a.extension import (
+    DURABLE,
+    EVENTS_ARTIFACT,
+    FINAL_ARTIFACT,
+    TOOL_CALL,
+    URI,
+    ToolCall,
+    carried,
+    envelope,
+)
 from orchestrator.backend import Backend
 from orchestrator.config import Settings, load
 from orchestrator.errors import BackendError, OrchestratorError
@@ -35,6 +45,7 @@ from orchestrator.model import (
     Rejected,
     RunSpec,
 )
+from test_agents.tool_server import ToolResult, ToolServer
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +60,28 @@ class Work:
 
     Args:
         rich: whether the client activated the extension; without it, it gets plain A2A.
+        tools: those of the client, which the agent may call.
     """
 
-    def __init__(self, backend: Backend, spec: RunSpec, env: Mapping[str, str], *, rich: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        spec: RunSpec,
+        env: Mapping[str, str],
+        *,
+        rich: bool,
+        tools: Sequence[JsonObject] = (),
+    ) -> None:
         self.spec = spec
         self.env = env
         self.settings = Settings()
         """See `RunContext.settings`; read when the work begins."""
         self._backend = backend
         self._rich = rich
-        self._outbox: asyncio.Queue[Update | InputRequest | Outcome] = asyncio.Queue(OUTBOX)
-        self._answers: dict[str, asyncio.Future[Answer]] = {}
-        self._asked: InputRequest | None = None
+        self._tools = ToolServer(tools, self) if rich and tools else None
+        self._outbox: asyncio.Queue[Update | InputRequest | ToolCall | Outcome] = asyncio.Queue(OUTBOX)
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._asked: InputRequest | ToolCall | None = None
         self._seq = 0
         self._durable: list[JsonObject] = []
         self.native_session_id: str | None = None
@@ -70,9 +91,9 @@ class Work:
     # ---- what the backend may do: RunContext ----
 
     @property
-    def agent_tools(self) -> JsonObject | None:
-        """See `RunContext.agent_tools`: whom it would talk to is on the other side of A2A."""
-        return None
+    def agent_tools(self) -> ToolServer | None:
+        """See `RunContext.agent_tools`: those of the client, on the other side of A2A."""
+        return self._tools
 
     @property
     def grace_s(self) -> float:
@@ -92,12 +113,19 @@ class Work:
 
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`. A2A knows one pause at a time, so further requests wait for their turn."""
-        future = self._answers[request.request_id] = asyncio.get_running_loop().create_future()
+        return await self._asks(request.request_id, request)
+
+    async def call(self, call: ToolCall) -> ToolResult:
+        """Has the client call one of its tools. It waits for its turn among the requests."""
+        return await self._asks(call.call_id, call)
+
+    async def _asks(self, name: str, item: InputRequest | ToolCall) -> Any:
+        future = self._answers[name] = asyncio.get_running_loop().create_future()
         try:
-            await self._outbox.put(request)
+            await self._outbox.put(item)
             return await future
         finally:
-            self._answers.pop(request.request_id, None)
+            self._answers.pop(name, None)
 
     async def end_steering(self, over: Callable[[], bool]) -> bool:
         """See `RunContext.end_steering`."""
@@ -112,7 +140,8 @@ class Work:
         try:
             home = Path(default_home())
             self.settings = (await asyncio.to_thread(load, home, None, self.env)).settings
-            outcome = await self._backend.run(self.spec, self)
+            async with self._tools or contextlib.nullcontext():
+                outcome = await self._backend.run(self.spec, self)
         except BackendError as error:
             outcome = Failed(code=error.code, message=str(error))
         except OrchestratorError as error:
@@ -125,13 +154,23 @@ class Work:
     # ---- what the executor does with it ----
 
     @property
-    def parked(self) -> InputRequest | None:
-        """The request that the client was shown and has not answered."""
+    def parked(self) -> InputRequest | ToolCall | None:
+        """What the client was shown and has not answered."""
         return self._asked
 
-    def answer(self, text: str, decision: str | None) -> None:
-        """Gives the client's answer to the parked request."""
+    def answer(self, text: str, about: JsonObject) -> None:
+        """Gives the client's answer to what is parked.
+
+        Args:
+            about: what the extension says of the answer, which is nobody's word but the client's.
+        """
         assert self._asked is not None
+        decision = about.get("decision") if isinstance(about.get("decision"), str) else None
+        if isinstance(self._asked, ToolCall):
+            called, self._asked = self._answers.get(self._asked.call_id), None
+            if called and not called.done():
+                called.set_result(ToolResult(text, is_error=about.get("isError") is True))
+            return
         future = self._answers.get(self._asked.request_id)
         if self._asked.kind == "approval" and decision is None:
             word, _, text = text.partition("\n")
@@ -145,7 +184,7 @@ class Work:
         """Publishes until the run pauses (False) or is over (True)."""
         while True:
             item = await self._outbox.get()
-            if isinstance(item, InputRequest):
+            if isinstance(item, (InputRequest, ToolCall)):
                 self._asked = item
                 await self._pause(updater, item)
                 return False
@@ -188,7 +227,13 @@ class Work:
         self._seq += 1
         return envelope(self._seq, event_type, data)
 
-    async def _pause(self, updater: TaskUpdater, request: InputRequest) -> None:
+    async def _pause(self, updater: TaskUpdater, request: InputRequest | ToolCall) -> None:
+        if isinstance(request, ToolCall):
+            message = updater.new_agent_message([Part(text=f"calls {request.name}")])
+            call = {"id": request.call_id, "name": request.name, "arguments": request.arguments}
+            message.metadata.update({URI: self._envelope(TOOL_CALL, {"call": call})})
+            await updater.requires_input(message)
+            return
         message = updater.new_agent_message([Part(text=request.text)])
         auth = request.kind == "auth"
         if self._rich:

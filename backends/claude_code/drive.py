@@ -90,7 +90,7 @@ class Drive:
         else:
             self._session = self._resume
         if self._ctx.agent_tools is not None:
-            fields["mcp_servers"] = {OURS: self._ctx.agent_tools, **fields["mcp_servers"]}
+            fields["mcp_servers"] = {OURS: self._ctx.agent_tools.server, **fields["mcp_servers"]}
         env = agent_environment(self._ctx.env, self._spec.cwd, claude_agent_sdk.__version__)
         appended = self._options.append_system_prompt
         async with _running(fields, self._spec, self._ctx, env, appended) as (options, process):

@@ -124,7 +124,8 @@ class Drive:
             trusting = trusted or options.trusts(user, project)
             _check_rules([options.codex_home(env), *(folder / ".codex" for folder in project if trusting)])
         given = options.flags(self._options, user, project, trusted=trusted)
-        fields = options.thread_fields(self._spec, self._options, user, self._ctx.agent_tools)
+        ours = self._ctx.agent_tools.server if self._ctx.agent_tools else None
+        fields = options.thread_fields(self._spec, self._options, user, ours)
         if self._options.append_system_prompt:
             fields["developerInstructions"] = self._options.append_system_prompt
         return env, [self._cli, *given, "app-server", "--listen", "stdio://"], fields

@@ -25,7 +25,7 @@ class RemoteA2A:
     """The backend `remote_a2a`."""
 
     name = "remote_a2a"
-    abilities: frozenset[Ability] = frozenset({"resume", "permission", "attach"})
+    abilities: frozenset[Ability] = frozenset({"resume", "permission", "attach", "agent_tools"})
 
     def __init__(self) -> None:
         self._tls: ssl.SSLContext | None = None
@@ -35,9 +35,12 @@ class RemoteA2A:
         read_options(spec.backend_config)
 
     def ready(self, spec: RunSpec, env: Mapping[str, str]) -> bool:
-        """See `Backend.ready`: only a token that is named by its variable needs an environment."""
+        """See `Backend.ready`: a token that is named by its variable needs an environment, and so do the runs that its
+        agent may spawn."""
         name = spec.backend_config.get("auth_token_env")
-        return name is None or bool(env.get(name))
+        if name is None:
+            return bool(env) or not spec.backend_config.get("delegate")
+        return bool(env.get(name))
 
     async def run(self, spec: RunSpec, ctx: RunContext) -> Outcome:
         """See `Backend.run`."""
@@ -61,7 +64,7 @@ class RemoteA2A:
         agent, drive, updates, wire, self._tls = await asyncio.to_thread(_load, self._tls)
         connection = await stack.enter_async_context(agent.connect(options, token, self._tls))
         tracker = updates.Tracker(spec.native_session_id or spec.session_id, spec.attach)
-        envelope = wire.Envelope(spec, options, connection.extended)
+        envelope = wire.Envelope(spec, options, connection.extended, ctx.agent_tools)
         return drive.Drive(spec, ctx, options, connection, tracker, envelope)
 
 

@@ -16,6 +16,7 @@ import httpx
 from a2a.types import Message, StreamResponse
 
 from backends.remote_a2a.agent import Agent, http_status, refused_for_good, told
+from backends.remote_a2a.extension import ToolCall
 from backends.remote_a2a.options import Options
 from backends.remote_a2a.transport import Refused
 from backends.remote_a2a.updates import Tracker
@@ -80,7 +81,7 @@ class Drive:
                 await self._turn(message)
                 if self._tracker.ended:
                     break
-                message = await self._ask()
+                message = await self._answered()
             for update in self._tracker.finish():
                 await self._ctx.emit(update)
             return self._tracker.outcome()
@@ -98,10 +99,13 @@ class Drive:
         self._bound_to = (tracker.task_id, tracker.context_id)
         self._missed = True
         await self._patiently(lambda: self._reconcile(prompt, bool(tracker.task_id), None))
-        request = tracker.request() if tracker.paused else None
+        call = tracker.call()
+        request = tracker.request() if tracker.paused and call is None else None
         for pending in attach.pending:
             if request is None or pending.request_id != request.request_id:
                 await self._withdraw(pending)
+        if call is not None:  # it may have had its effect, and its result was not heard
+            return None if tracker.has(self._envelope.result_id(call)) else await self._call(call)
         if request is None:
             return None
         answer = attach.answers.get(request.request_id)
@@ -288,7 +292,21 @@ class Drive:
             next_step="when the agent is back, call continue_run with text to go on in the same context",
         )
 
-    # ---- waiting for the caller ----
+    # ---- what a paused task waits for ----
+
+    async def _answered(self) -> Message | None:
+        """What the paused task waits for, as a message; None if it went on without."""
+        call = self._tracker.call()
+        return await (self._ask() if call is None else self._call(call))
+
+    async def _call(self, call: ToolCall) -> Message:
+        """Calls one of our tools for the agent. Returns the message with what it gave."""
+        if (tools := self._ctx.agent_tools) is not None and self._agent.extended:
+            result = await tools.call(call.call_id, call.name, call.arguments)
+        else:
+            words = "no tools are offered to you; go on without"
+            result = {"content": [{"type": "text", "text": words}], "isError": True}
+        return self._envelope.result(self._tracker, call, result)
 
     async def _ask(self) -> Message | None:
         """Brings the task's request to the caller. Returns the message that answers it, or None if the task went on

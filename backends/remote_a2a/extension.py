@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from orchestrator.events import (
     CommandFinished,
@@ -49,6 +49,20 @@ _CARRIED: dict[str, type[Update]] = {
         TodoUpdated,
     )
 }
+TOOL_CALL = "tool_call"
+"""The type of an envelope in the message of a paused task: the agent calls one of the client's tools, and waits for
+what it gives. Questions to the caller come as `input_required` or `auth_required`."""
+_CALL_ID_CHARS = 100
+
+
+class ToolCall(NamedTuple):
+    """One call of a tool that the client offered with its first message."""
+
+    call_id: str
+    name: str
+    arguments: JsonObject
+
+
 DURABLE = frozenset({"command_finished", "file_changed", "tool_finished", "todo_updated"})
 
 
@@ -69,7 +83,7 @@ def update_of(received: Any) -> Update | None:
         return None
     event_type: Any = received.get("type")
     if event_type == "status_changed" and isinstance(detail := data.get("detail"), str):
-        return Progress(detail=detail[:500])
+        return Progress(detail=detail[:500], progress=_progress_of(data.get("progress")))
     cls = _CARRIED.get(event_type) if isinstance(event_type, str) else None
     if cls is None:
         return None
@@ -82,6 +96,27 @@ def update_of(received: Any) -> Update | None:
     with contextlib.suppress(TypeError):  # a required field is missing
         return cls(**known)
     return None
+
+
+def _progress_of(received: Any) -> JsonObject | None:
+    progress = as_object(received) or {}
+    text, percent = progress.get("text"), progress.get("percent")
+    if not isinstance(text, str):
+        return None
+    known = isinstance(percent, (int, float)) and not isinstance(percent, bool) and 0 <= percent <= 100
+    return {"text": text[:200], **({"percent": percent} if known else {})}
+
+
+def call_of(received: Any) -> ToolCall | None:
+    """The call in a `tool_call` envelope; None for anything else or malformed."""
+    envelope = as_object(received) or {}
+    call = as_object((as_object(envelope.get("data")) or {}).get("call"))
+    if envelope.get("type") != TOOL_CALL or call is None:
+        return None
+    call_id, name, arguments = call.get("id"), call.get("name"), as_object(call.get("arguments", {}))
+    if not isinstance(call_id, str) or not isinstance(name, str) or arguments is None:
+        return None
+    return ToolCall(call_id, name, arguments) if 0 < len(call_id) <= _CALL_ID_CHARS else None
 
 
 def request_of(received: Any, fallback: InputRequest) -> InputRequest:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
+from orchestrator import values
 from orchestrator.errors import InvalidArgument, nearest
 from orchestrator.model import JsonObject
 
@@ -35,6 +36,9 @@ class Options:
     lost_contact_s: float = 300.0
     max_body_bytes: int = 16 * 2**20
     max_event_bytes: int = 8 * 2**20
+    agent_tools: bool = True
+    """Read by the engine, as is the next."""
+    delegate: bool = False
 
     @property
     def home(self) -> Origin:
@@ -194,4 +198,6 @@ _READERS: dict[str, Any] = {
     "lost_contact_s": _number,
     "max_body_bytes": _count,
     "max_event_bytes": _count,
+    "agent_tools": values.flag,
+    "delegate": values.flag,
 }

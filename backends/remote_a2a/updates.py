@@ -6,8 +6,7 @@ its id and told once.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +17,16 @@ from backends.remote_a2a.agent import plain
 from backends.remote_a2a.extension import (
     EVENTS_ARTIFACT,
     FINAL_ARTIFACT,
+    TOOL_CALL,
     URI,
+    ToolCall,
+    call_of,
     request_of,
     update_of,
     usage_of,
     whole_numbers,
 )
+from backends.remote_a2a.parts import json_part, text_of
 from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
 from orchestrator.model import (
     Attachment,
@@ -221,7 +224,7 @@ class Tracker:
         if message.message_id in self._asked_before:
             return True
         carried = as_object(plain(message.metadata).get(URI)) if URI in message.metadata else None
-        return carried is not None and carried.get("type") in ("input_required", "auth_required")
+        return carried is not None and carried.get("type") in ("input_required", "auth_required", TOOL_CALL)
 
     def _metadata_updates(self, metadata: Any, clock: float) -> Iterator[Update]:
         if URI not in metadata:
@@ -237,7 +240,7 @@ class Tracker:
             return
         self._seqs.add(seq)
         update = update_of(received)
-        if isinstance(update, Progress):
+        if isinstance(update, Progress) and update.progress is None:
             if clock - self._progress_at < PROGRESS_S:
                 return
             self._progress_at = clock
@@ -321,6 +324,13 @@ class Tracker:
             if artifact_id != EVENTS_ARTIFACT:
                 yield from self._complete(artifact_id, known, artifact_id == FINAL_ARTIFACT)
 
+    def call(self) -> ToolCall | None:
+        """The tool that the paused task calls, if that is what it waits for."""
+        metadata = self._status.message.metadata
+        if self.state != TaskState.TASK_STATE_INPUT_REQUIRED or URI not in metadata:
+            return None
+        return call_of(whole_numbers(plain(metadata)[URI]))
+
     def request(self) -> InputRequest:
         """What the paused task waits for. Its id is the same whenever this state of the task is read."""
         message = self._status.message
@@ -375,23 +385,3 @@ class Tracker:
         if final and final.data:
             return final.data[-1]
         return next((known.data[-1] for known in reversed(self._artifacts.values()) if known.data), None)
-
-
-def text_of(parts: Iterable[Part]) -> str:
-    """The text parts of a message, one below the other."""
-    return "\n".join(part.text for part in parts if part.HasField("text"))
-
-
-def json_part(part: Part) -> JsonObject:
-    """A part that is no text, in the words of our messages. Files come as what they are, never fetched."""
-    names: JsonObject = {"mime_type": part.media_type, "name": part.filename}
-    named = {key: value for key, value in names.items() if value}
-    match part.WhichOneof("content"):
-        case "data":
-            return {"type": "data", "data": whole_numbers(plain(part.data))}
-        case "url":
-            return {"type": "file", "uri": part.url, **named}
-        case "raw":
-            return {"type": "file", "bytes_base64": base64.b64encode(part.raw).decode(), **named}
-        case _:
-            return {"type": "unknown"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from a2a.types import Message, Part, Role
-from google.protobuf.json_format import ParseDict
 
-from backends.remote_a2a.extension import LEGACY_KEY, URI
+from backends.remote_a2a.extension import LEGACY_KEY, URI, ToolCall
 from backends.remote_a2a.options import Options
+from backends.remote_a2a.parts import part_of
+from orchestrator.backend import AgentTools
 from orchestrator.model import Answer, InputRequest, JsonObject, RunSpec
 from orchestrator.model import Message as OurMessage
 
@@ -22,10 +22,12 @@ class Envelope:
 
     Args:
         knows_extension: whether the card declares it; the directory is told to nobody else.
+        tools: what the agent may call.
     """
 
-    def __init__(self, spec: RunSpec, options: Options, knows_extension: bool) -> None:
+    def __init__(self, spec: RunSpec, options: Options, knows_extension: bool, tools: AgentTools | None = None) -> None:
         self._spec = spec
+        self._tools = tools
         self._legacy = options.metadata_mode == "legacy"
         self._extended = knows_extension and options.metadata_mode != "off"
 
@@ -42,6 +44,7 @@ class Envelope:
                 "onApproval": spec.on_approval,
                 "outputSchema": spec.output_schema,
                 "events": "v1",
+                "tools": self._tools.listed() if self._tools else None,
             }
             self._add(message, URI, {key: value for key, value in about.items() if value is not None})
         if self._legacy:
@@ -60,13 +63,26 @@ class Envelope:
             message.parts.insert(0, Part(text=answer.decision))
         return message
 
+    def result(self, tracker: Tracker, call: ToolCall, result: JsonObject) -> Message:
+        """What a called tool gave, on the same task and context."""
+        text = "\n".join(part["text"] for part in result["content"] if part.get("type") == "text")
+        said = OurMessage.of_text(text)
+        message = self._message(tracker.context_id, tracker.task_id, self.result_id(call), said)
+        reply = {"requestId": call.call_id, "isError": bool(result.get("isError"))}
+        self._add(message, URI, {"answer": reply})
+        return message
+
+    def result_id(self, call: ToolCall) -> str:
+        """The id of that message: the same whenever the call is answered."""
+        return f"{self._spec.run_id}:call:{call.call_id}"
+
     def _message(self, context_id: str, task_id: str, message_id: str, ours: OurMessage) -> Message:
         message = Message(
             message_id=message_id,
             role=Role.ROLE_AGENT if ours.role == "agent" else Role.ROLE_USER,
             context_id=context_id,
             task_id=task_id,
-            parts=[_part(part) for part in ours.parts],
+            parts=[part_of(part) for part in ours.parts],
         )
         if ours.metadata:
             message.metadata.update(ours.metadata)
@@ -76,16 +92,3 @@ class Envelope:
 
     def _add(self, message: Message, key: str, value: JsonObject) -> None:
         message.metadata.update({key: value})
-
-
-def _part(part: JsonObject) -> Part:
-    if part["type"] == "text":
-        return Part(text=part["text"])
-    if part["type"] == "data":
-        data: Part = Part(media_type="application/json")
-        ParseDict(part["data"], data.data)
-        return data
-    names: dict[str, Any] = {"media_type": part.get("mime_type", ""), "filename": part.get("name", "")}
-    if "uri" in part:
-        return Part(url=part["uri"], **names)
-    return Part(raw=base64.b64decode(part["bytes_base64"]), **names)

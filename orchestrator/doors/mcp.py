@@ -70,6 +70,24 @@ async def call(tools: Tools, name: str, arguments: Mapping[str, Any]) -> types.C
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=structured)
 
 
+class Calls:
+    """The tools of an agent that is elsewhere: in MCP's shapes, without a session. Also the engine's `Calls`."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    def listed(self) -> list[JsonObject]:
+        """The tools as MCP lists them."""
+        shapes = [(tool.name, tool.description, tool.input_schema) for tool in self._tools.offered]
+        return [{"name": name, "description": words, "inputSchema": schema} for name, words, schema in shapes]
+
+    async def call(self, call_id: str, name: str, arguments: JsonObject) -> JsonObject:
+        """Calls one. Never raises but for cancellation. A spawn that is asked for again is found again."""
+        once = {"idempotency_key": f"{self._tools.caller.parent_run_id}:{call_id}"} if name == "spawn_run" else {}
+        result = await call(self._tools, name, {**once, **arguments})
+        return result.model_dump(mode="json", by_alias=True, exclude_none=True, include={"content", "is_error"})
+
+
 def _refused(error: OrchestratorError) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=error.sentence)], is_error=True)
 

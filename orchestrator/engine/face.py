@@ -10,15 +10,15 @@ import asyncio
 import hashlib
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 
 from orchestrator.errors import BackendError, WrongState
 from orchestrator.events import Progress, Update
-from orchestrator.model import Answer, InputRequest, JsonObject, compact
+from orchestrator.model import Answer, InputRequest, JsonObject, RunSpec, compact
 from orchestrator.process import MARKER
 
 PASS, SOCKET = "ORCHESTRATOR_RUN_PASS", "ORCHESTRATOR_RUN_SOCKET"
@@ -51,6 +51,26 @@ class Asking(Protocol):
         ...
 
 
+class Calls(Protocol):
+    """Our tools as one agent elsewhere may call them."""
+
+    def listed(self) -> list[JsonObject]:
+        """See `AgentTools.listed`."""
+        ...
+
+    async def call(self, call_id: str, name: str, arguments: JsonObject) -> JsonObject:
+        """See `AgentTools.call`."""
+        ...
+
+
+class Door(NamedTuple):
+    """Where the agents of our runs are heard."""
+
+    socket: str
+    calls: Callable[[RunSpec], Calls]
+    """For the agent of a run that is elsewhere, and reaches no socket."""
+
+
 @dataclass(slots=True)
 class _Question:
     task: asyncio.Task[Answer]
@@ -59,11 +79,12 @@ class _Question:
 
 
 class Face:
-    """One run's."""
+    """One run's. Also the backend's `AgentTools`."""
 
-    def __init__(self, run_id: str, socket: str, home: str, life: Asking) -> None:
+    def __init__(self, spec: RunSpec, door: Door, home: str, life: Asking) -> None:
         self.key = secrets.token_urlsafe(24)
-        self.environment = {PASS: self.key, SOCKET: socket, MARKER: run_id, "ORCHESTRATOR_HOME": home}
+        self.environment = {PASS: self.key, SOCKET: door.socket, MARKER: spec.run_id, "ORCHESTRATOR_HOME": home}
+        self._calls = door.calls(spec)
         self._life = life
         self._questions: dict[bytes, _Question] = {}
         self._count = 0
@@ -73,6 +94,14 @@ class Face:
         """The MCP server to be given to the agent, as `mcp_servers` of `backend_config` has it."""
         command, *args = COMMAND
         return {"command": command, "args": args, "env": self.environment}
+
+    def listed(self) -> list[JsonObject]:
+        """See `AgentTools.listed`."""
+        return self._calls.listed()
+
+    async def call(self, call_id: str, name: str, arguments: JsonObject) -> JsonObject:
+        """See `AgentTools.call`."""
+        return await self._calls.call(call_id, name, arguments)
 
     def knows(self, key: str) -> bool:
         """Whether that is the pass."""

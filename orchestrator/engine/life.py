@@ -18,7 +18,7 @@ from orchestrator.backend import Backend
 from orchestrator.config import Settings
 from orchestrator.engine.clock import ActiveClock, patience_of
 from orchestrator.engine.equipment import ask_for_credentials, native_session
-from orchestrator.engine.face import Face
+from orchestrator.engine.face import Door, Face
 from orchestrator.engine.history import WAITING_FOR_CLIENT, History
 from orchestrator.engine.outcome import LastEvent, last_event, result_of
 from orchestrator.engine.profiled import instructed
@@ -71,7 +71,7 @@ class Life:
         settings: those of this process.
         history: how far an earlier owner had come; None for a new run.
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
-        face: the socket at which the agent is heard, and our home; None if it is nowhere.
+        face: where the agent is heard, and our home; None if it is nowhere.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Life:
         history: History | None = None,
         *,
         hosted: bool = False,
-        face: tuple[str, str] | None = None,
+        face: tuple[Door, str] | None = None,
     ) -> None:
         self.spec = spec = instructed(spec, backend)
         self.log = log
         self.lent_env: Mapping[str, str] = env or {}
-        self.face = Face(spec.run_id, *face, self) if face else None
+        self.face = Face(spec, *face, self) if face else None
         if self.face:
             log.hide({self.face.key})
         self._lent: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
@@ -202,9 +202,9 @@ class Life:
         return {**self.lent_env, **self.face.environment} if self.face else self.lent_env
 
     @property
-    def agent_tools(self) -> JsonObject | None:
+    def agent_tools(self) -> Face | None:
         """See `RunContext.agent_tools`."""
-        return self.face.server if self.face else None
+        return self.face
 
     async def emit(self, update: Update) -> None:
         """See `RunContext.emit`."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from orchestrator import config
 from orchestrator.backend import Backend
 from orchestrator.engine.caller import Caller
+from orchestrator.engine.face import Door
 from orchestrator.engine.history import History
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
 from orchestrator.engine.order import SessionOrder
@@ -40,8 +41,8 @@ class Lives:
     def __init__(self, home: Home, socket: str | None) -> None:
         self.home = home
         self.socket = socket
-        self.face_socket = socket
-        """Where agents of our runs are heard; in a process that is no host, a socket for that alone."""
+        self.door: Door | None = None
+        """Where the agents of our runs are heard; without one they are given no tools of ours."""
         self.closing = False
         self.draining: str | None = None
         """Why no new runs are taken any more, and none are taken over, for whoever asks."""
@@ -140,8 +141,8 @@ class Lives:
         slots = self._slots["remote" if "attach" in backend.abilities else "local"]
         hosted = self.socket is not None
         face = None
-        if self.face_socket and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
-            face = (self.face_socket, str(self.home.path))
+        if self.door and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
+            face = (self.door, str(self.home.path))
         life = Life(spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face)
         self._lives[spec.run_id] = life
         for caller in self._callers:

@@ -27,11 +27,11 @@ async def agents_door(engine: Engine, *, scripted: bool = False) -> AsyncGenerat
     listener.listen()
     server = Server(engine, lambda _: offered, {}, lambda _: None, agents_only=True)
     serving = asyncio.create_task(server.serve(listener))
-    engine.lives.face_socket = path
+    server.hear_agents(path)
     try:
         yield
     finally:
-        engine.lives.face_socket = None
+        engine.lives.door = None
         serving.cancel()
         await asyncio.wait({serving}, timeout=1.0)
         await asyncio.to_thread(folder.cleanup)

@@ -179,6 +179,7 @@ class _Host:
         offered = {False: frozenset(BACKENDS), True: frozenset(backends.known)}
         self._engine = Engine(Home.default(), backends.load, socket=place.socket)
         self._server = Server(self._engine, lambda scripted: offered[scripted], _about(place), self.stop)
+        self._server.hear_agents(place.socket)
 
     async def run(self) -> NoReturn:
         """Recovers, serves, ends the process."""

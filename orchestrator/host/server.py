@@ -20,11 +20,11 @@ import anyio
 import orjson
 
 from orchestrator import __version__
-from orchestrator.doors.mcp import fault_of, refusal, serve_lines
+from orchestrator.doors.mcp import Calls, fault_of, refusal, serve_lines
 from orchestrator.doors.schemas import TOOLSETS
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
-from orchestrator.engine.face import PASS
+from orchestrator.engine.face import PASS, Door
 from orchestrator.host.client import call
 from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, hear, parsed
 from orchestrator.host.place import API, dial, peer_pid, peer_uid
@@ -161,6 +161,23 @@ class Server:
         self.idle_since: float | None = time.monotonic()
         """Since when no client is connected (monotonic); None while there is one."""
 
+    def hear_agents(self, path: str) -> None:
+        """From now on the agents of the runs that live here are heard: at this socket, and those elsewhere too."""
+        self._engine.lives.door = Door(path, self._calls_of)
+
+    def _calls_of(self, spec: RunSpec) -> Calls:
+        caller = Caller(
+            cwd=spec.cwd,
+            env={MARKER: spec.run_id},
+            settings=self._engine.lives.settings,
+            backends=self._backends(False),
+            toolsets=frozenset({"agent"}),
+            bound=True,
+            delegates=_delegates(spec),
+            parent_run_id=spec.run_id,
+        )
+        return Calls(Tools(self._engine, caller, self._queries, call))
+
     async def serve(self, listener: socket.socket) -> None:
         """Accepts clients until it is cancelled, and then ends all sessions."""
         async with asyncio.TaskGroup() as clients:
@@ -275,7 +292,7 @@ class Server:
             toolsets=frozenset(toolsets),
             forwarded=forwarded,
             bound=bound,
-            delegates=parent is not None and parent.backend_config.get("delegate") is True,
+            delegates=parent is not None and _delegates(parent),
             parent_run_id=env.get(MARKER) if bound else None,
         )
 
@@ -341,6 +358,10 @@ class Server:
             self._sessions.discard(session)
             if not self._sessions:
                 self.idle_since = time.monotonic()
+
+
+def _delegates(spec: RunSpec) -> bool:
+    return spec.backend_config.get("delegate") is True
 
 
 def _is_disconnect(error: BaseException) -> bool:

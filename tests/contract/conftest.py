@@ -84,8 +84,9 @@ class Subject:
 
     def ours(self, tool: str, **arguments: Any) -> str:
         """The line of a script by which the agent calls one of our own tools."""
-        prefix = {"claude": "mcp__orchestrator__", "codex": "mcp__orchestrator."}.get(self.kind, "")
-        return f"call {prefix}{tool} {json.dumps(arguments)}" + ("" if self.kind == "local" else "\nheard")
+        agent = self.kind.removeprefix("a2a_")
+        prefix = {"claude": "mcp__orchestrator__", "codex": "mcp__orchestrator."}.get(agent, "")
+        return f"call {prefix}{tool} {json.dumps(arguments)}" + ("\nheard" if self.real else "")
 
     async def call(self, tool: str, **arguments: Any) -> JsonObject:
         """Calls a tool."""
@@ -145,7 +146,7 @@ async def _host_door(engine: Engine, caller: Caller) -> AsyncGenerator[Call]:
         listener.bind(path)
         listener.listen()
         server = Server(engine, lambda _: frozenset({**BACKENDS, **SCRIPTED}), {}, lambda _: None)
-        engine.lives.face_socket = path
+        server.hear_agents(path)
         serving = asyncio.create_task(server.serve(listener))
         yield lambda tool, arguments: call_host(path, caller, tool, arguments)
         serving.cancel()

@@ -1,9 +1,10 @@
-"""Our own tools in the hands of agents, over every local backend and both doors: they say how far they are, ask their
-caller, write to each other within their tree, and spawn within its caps."""
+"""Our own tools in the hands of agents, over every backend and both doors: they say how far they are, ask their caller,
+write to each other within their tree, and spawn within its caps."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,12 +14,15 @@ from orchestrator.model import JsonObject
 from test_agents.scripted import call_tool
 from tests.contract.conftest import Subject
 
-pytestmark = [pytest.mark.local]
-
 
 async def said(subject: Subject, run_id: str) -> list[str]:
     events = await subject.events(run_id, "agent_message")
-    return [event["data"]["text"].partition("\n\n<system-reminder>")[0] for event in events]
+    return [event["data"]["text"].partition("\n<system-reminder>")[0].rstrip() for event in events]
+
+
+def documents(texts: list[str]) -> list[JsonObject]:
+    """The results among what an agent said: each says what it heard, some with words before it."""
+    return [json.loads(text[text.index('{"') :]) for text in texts if '{"' in text]
 
 
 async def over(subject: Subject, run_id: str) -> JsonObject:
@@ -28,9 +32,14 @@ async def over(subject: Subject, run_id: str) -> JsonObject:
     return await subject.call("get_run", run_id=run_id)
 
 
+def hand_of(subject: Subject) -> Subject:
+    """What an agent spawns: of its own kind, but for remote ones, by which what it knows could leave a sandbox."""
+    return subject if subject.local else replace(subject, kind="local", config={})
+
+
 def child(subject: Subject, *script: str, **more: object) -> str:
     """The line by which an agent spawns one of its own."""
-    prompt = {"backend": subject.backend, "cwd": str(subject.cwd), "prompt": "\n".join(script)}
+    prompt = {"backend": hand_of(subject).backend, "cwd": str(subject.cwd), "prompt": "\n".join(script)}
     return subject.ours("spawn_run", **prompt, **more)
 
 
@@ -52,14 +61,15 @@ async def test_progress_is_seen_while_the_agent_works(subject: Subject) -> None:
 
 async def test_the_agent_asks_its_caller_and_gets_the_answer(subject: Subject) -> None:
     ours = subject.ours("ask_caller", question="Which colour?", options=["red", "blue"], context="for the door")
+    codex = subject.kind.endswith("codex")
     own = "ask Which colour? | red | blue"  # of the same name, which Codex has where MCP servers do not work too
-    run_id = await subject.spawn(own if subject.kind == "codex" else ours, "final done")
+    run_id = await subject.spawn(own if codex else ours, "final done")
     digest = await subject.settled(run_id)
     assert digest["status"] == "input_required"
     (request,) = digest["pending"]
     assert request["kind"] == "question"
     assert request["text"].startswith("Which colour?")
-    assert request["text"].endswith("for the door") == (subject.kind != "codex")
+    assert request["text"].endswith("for the door") == (not codex)
     assert [option["id"] for option in request["options"]] == ["red", "blue"]
     await subject.call("continue_run", run_id=run_id, decision="blue")
     await over(subject, run_id)
@@ -67,8 +77,9 @@ async def test_the_agent_asks_its_caller_and_gets_the_answer(subject: Subject) -
 
 
 async def test_agents_of_one_tree_write_to_each_other(subject: Subject) -> None:
+    hand = hand_of(subject)
     run_id = await subject.spawn(
-        child(subject, subject.ours("send_message", to="boss", text="I am here"), "final sent", nickname="hand"),
+        child(subject, hand.ours("send_message", to="boss", text="I am here"), "final sent", nickname="hand"),
         subject.ours("fetch_messages", wait_ms=40_000),
         subject.ours("list_agents"),
         subject.ours("send_message", to="caller", text="the hand is here"),
@@ -77,7 +88,7 @@ async def test_agents_of_one_tree_write_to_each_other(subject: Subject) -> None:
         **delegating(subject),
     )
     await over(subject, run_id)
-    spawned, fetched, listed, *_ = (json.loads(text) for text in await said(subject, run_id) if text.startswith("{"))
+    spawned, fetched, listed, *_ = documents(await said(subject, run_id))
     (letter,) = fetched["messages"]
     assert letter["parts"] == [{"type": "text", "text": "I am here"}]
     assert letter["from"] == {"agent_name": "hand", "run_id": spawned["run_id"]}
@@ -98,7 +109,7 @@ async def test_an_agent_sees_its_own_tree_alone(subject: Subject) -> None:
     )
     await over(subject, run_id)
     texts = await said(subject, run_id)
-    listed = json.loads(next(text[text.index('{"runs"') :] for text in texts if '{"runs"' in text))
+    (listed,) = documents([text for text in texts if '{"runs"' in text])
     texts = [text for text in texts if '{"runs"' not in text]
     assert sum("agent_not_found: no agent 'stranger'" in text for text in texts) == 1, texts
     assert sum(f"run_not_found: no run '{stranger['run_id']}'" in text for text in texts) == 3, texts
@@ -113,7 +124,7 @@ async def test_without_delegate_an_agent_spawns_nothing(subject: Subject) -> Non
 
 
 async def test_delegation_stays_within_depth_and_permission(subject: Subject) -> None:
-    grandchild = child(subject, "final never")
+    grandchild = child(hand_of(subject), "final never")
     run_id = await subject.spawn(
         child(subject, grandchild, "final done", permission="full_access"),
         child(subject, grandchild, "final done", nickname="hand", backend_config={"delegate": True}),
@@ -124,19 +135,20 @@ async def test_delegation_stays_within_depth_and_permission(subject: Subject) ->
     await over(subject, run_id)
     refused, spawned = [text for text in await said(subject, run_id) if text != "done"][:2]
     assert "permission_ceiling" in refused
-    hand = json.loads(spawned)["run_id"]
+    (hand,) = (document["run_id"] for document in documents([spawned]))
     await over(subject, hand)
     run = await subject.call("get_run", run_id=hand)
     assert (run["depth"], run["parent_run_id"]) == (1, run_id)
 
 
+@pytest.mark.local
 async def test_a_pass_is_worth_nothing_without_its_live_run(subject: Subject) -> None:
     run_id = await subject.spawn("ask Well?", "final done")
     await subject.settled(run_id)
     life = subject.engine.lives.get(run_id)
     assert life is not None
     assert life.agent_tools is not None
-    server = life.agent_tools
+    server = life.agent_tools.server
     assert '"you":true' in await call_tool(server, "list_agents", {})
     other = {**server, "env": {**server["env"], PASS: "guessed"}}
     assert "the server ended" in await call_tool(other, "list_agents", {})
@@ -146,6 +158,7 @@ async def test_a_pass_is_worth_nothing_without_its_live_run(subject: Subject) ->
     assert "the server ended" in await call_tool(server, "list_agents", {})
 
 
+@pytest.mark.local
 async def test_the_pass_is_in_no_file(subject: Subject) -> None:
     run_id = await subject.spawn(f"env {PASS}" if subject.kind == "local" else f"run echo ${PASS}", "ask Well?")
     await subject.settled(run_id)

@@ -1,23 +1,19 @@
-"""Messages between callers and agents, over every local backend and both doors: how they arrive, that each arrives, and
-that none reaches a run it was not meant for."""
+"""Messages between callers and agents, over every backend and both doors: how they arrive, that each arrives, and that
+none reaches a run it was not meant for."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 from orchestrator.errors import AgentNotFound, WrongState
 from orchestrator.model import JsonObject
 from tests.contract.conftest import Subject
-from tests.contract.test_agent_tools import over, said
-
-pytestmark = [pytest.mark.local]
+from tests.contract.test_agent_tools import documents, over, said
 
 
 def letters(texts: list[str]) -> list[list[str]]:
     """What each fetch of an agent gave, as texts."""
-    fetched = [json.loads(text[text.index('{"messages"') :]) for text in texts if '{"messages"' in text]
+    fetched = documents([text for text in texts if '{"messages"' in text])
     return [[letter["parts"][0]["text"] for letter in answer["messages"]] for answer in fetched]
 
 
@@ -44,6 +40,7 @@ async def test_a_message_waits_until_it_is_fetched_and_is_given_until_it_is_ackn
     assert letters(await said(subject, run_id)) == [["one", "two"], ["one", "two"], [], []]
 
 
+@pytest.mark.local
 async def test_a_message_can_steer_the_work_under_way(subject: Subject) -> None:
     run_id = await subject.spawn("say started", "listen", "final done", nickname="tom")
     page = await subject.call("poll_events", run_id=run_id, types=["command_started", "agent_message"], wait_ms=20_000)
