@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal, Protocol
 
 from orchestrator.config import Settings
+from orchestrator.ends import Outcome
 from orchestrator.events import Update
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec
 
 Ability = Literal[
     "steer", "resume", "fork", "permission", "images", "attach",

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orchestrator.model import FailureCode
+    from orchestrator.ends import FailureCode
 
 
 class OrchestratorError(Exception):

@@ -294,6 +294,7 @@ def _run_started(run: Run, event: Event) -> JsonObject:
         "started_at": event.ts,
         "native_session_id": data.get("native_session_id"),
         "permission_enforced": data.get("permission_enforced"),
+        "workspace": data.get("workspace"),
     }
 
 
@@ -307,6 +308,7 @@ def _status_changed(run: Run, event: Event) -> JsonObject:
     if progress := data.get("progress"):
         changes |= {"progress": progress, "summary": _clip(_in_words(progress))}
     if changes["status"] in TERMINAL:
+        changes |= _known(run, data)
         changes["summary"] = _clip(data.get("reason") or run.summary)
     return changes
 
@@ -329,21 +331,33 @@ def _asked(run: Run, event: Event) -> JsonObject:
     return {"status": waiting_status(pending), "pending": pending}
 
 
+_ANSWER = ("final_response", "structured_output", "usage")
+_FACTS = ("changes", "verification", "acceptance", "reports", "deliverables", "notices")
+"""What is known of an end beside the agent's answer; of a run that failed, too."""
+
+
+def _known(run: Run, data: JsonObject) -> JsonObject:
+    """What a run came to that was not completed: its place, and what it leaves."""
+    result = {key: data[key] for key in ("final_response", *_FACTS) if key in data}
+    return {"result": result or None, "workspace": data.get("workspace", run.workspace)}
+
+
 def _run_completed(run: Run, event: Event) -> JsonObject:
     data = event.data
-    result = {key: data[key] for key in ("final_response", "structured_output", "usage", "reports") if key in data}
+    result = {key: data[key] for key in (*_ANSWER, *_FACTS) if key in data}
     refs: Mapping[str, Any] = data.get("artifact_refs", {})
     result |= {
         f"{pointer[1:]}_ref": {"seq": event.seq, **ref} for pointer, ref in refs.items() if "/" not in pointer[1:]
     }
     summary = _clip(data.get("final_response") or "") or run.summary
-    return {"status": Status.COMPLETED, "result": result, "summary": summary}
+    workspace = data.get("workspace", run.workspace)
+    return {"status": Status.COMPLETED, "result": result, "summary": summary, "workspace": workspace}
 
 
 def _run_failed(run: Run, event: Event) -> JsonObject:
     error = Failure.from_json(event.data)
     status = Status.REJECTED if event.type == "rejected" else Status.FAILED
-    return {"status": status, "error": error, "summary": _clip(error.message)}
+    return {"status": status, "error": error, "summary": _clip(error.message), **_known(run, event.data)}
 
 
 _STEPS: dict[str, Callable[[Run, Event], JsonObject]] = {

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from orchestrator.model import JsonObject
+
+
+def json_in(text: str) -> Any:
+    """An answer as JSON, also from inside a fenced block; None if it is none."""
+    body = text.strip()
+    if body.startswith("```"):
+        body = body.partition("\n")[2].rpartition("```")[0]
+    try:
+        return orjson.loads(body)
+    except ValueError:
+        return None
 
 
 def schema_fault(schema: JsonObject) -> str | None:

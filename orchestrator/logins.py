@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.backend import RunContext
+from orchestrator.ends import Failed
 from orchestrator.errors import BackendError
-from orchestrator.model import Failed, InputRequest
+from orchestrator.model import InputRequest
 
 GO_ON = "The login is settled now. Go on with the task."
 """What an agent is told that had begun when it was found to need a login."""

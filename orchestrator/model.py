@@ -42,12 +42,6 @@ RequestKind = Literal["approval", "question", "input", "auth"]
 Role = Literal["user", "agent", "system"]
 Decision = Literal["approve", "deny"]
 Resolution = Literal["answered", "denied", "expired", "withdrawn"]
-FailureCode = Literal[
-    "backend_unavailable", "auth_failed", "agent_error", "agent_exited", "agent_protocol", "invalid_output", "timeout",
-    "expired", "budget_exceeded", "input_timeout", "conflict", "checks_failed", "lost_contact", "host_lost",
-    "unsupported", "store_error", "internal",
-]  # fmt: skip
-
 PERMISSIONS: tuple[Permission, ...] = get_args(Permission)
 ON_APPROVAL: tuple[OnApproval, ...] = get_args(OnApproval)
 ON_APPROVAL_ORDER: tuple[OnApproval, ...] = ("deny", "ask", "allow")
@@ -199,42 +193,6 @@ class Failure(Document):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """A backend's run came to its end."""
-
-    final_response: str
-    structured_output: Any = None
-    usage: Usage | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A backend's run failed for a reason that the agent or the backend named."""
-
-    code: FailureCode
-    message: str
-    resumable: bool = True
-    next_step: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """The agent refused the work."""
-
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
-    """The agent's side cancelled the run by itself."""
-
-    reason: str | None = None
-
-
-Outcome = Completed | Failed | Rejected | Cancelled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
     """What the next owner of a run that had begun knows of it, from its log: how to find it, and what was told."""
 
@@ -299,6 +257,16 @@ class RunSpec(Document):
     client_cwd: Path | None = None
     """Where the client was that asked; after a crash, one at the same place lends its environment again."""
     profile: ProfileRef | None = None
+    workspace: JsonObject | None = None
+    """Where it works, exact: see `workspaces.asked`; None for `cwd` itself. Of a session that goes on, `of` names the
+    run whose place it is, and `after` the run before this one."""
+    checks: list[JsonObject] | None = None
+    """What the host runs in the end: `{name, run, timeout_s, required}`."""
+    acceptance: list[str] | None = None
+    """What must hold; the agent answers each."""
+    require_changes: bool = False
+    attempt: int = 0
+    """How often the agent was asked to mend what checks found; 0 in what is written."""
     attach: Attachment | None = None
     """Set when the run goes on under another owner: find it again, and do not send the prompt. Never written."""
 
@@ -346,6 +314,7 @@ class Run(Document):
     depth: int = 0
     profile: JsonObject | None = None
     progress: JsonObject | None = None
+    workspace: JsonObject | None = None
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -97,6 +98,7 @@ class Queries:
                 "resumed_from_run_id": run.resumed_from_run_id,
                 "depth": run.depth or None,
                 "profile": run.profile,
+                "workspace": run.workspace,
                 "progress": run.progress,
                 "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
             }
@@ -220,9 +222,18 @@ class Queries:
             raise ArtifactNotFound(
                 f"run {run_dir.run_id} has no event {seq} yet; its last is {await self._last(run_dir)}"
             )
+        read = partial(artifacts.read_field, run_dir, event, field_path)
+        page = await self._page(read, offset, limit)
+        return {"run_id": run_dir.run_id, "seq": seq, "field_path": field_path, **page}
+
+    async def page_of_file(self, path: Path, mime: str, offset: int, limit: int | None) -> JsonObject:
+        """A page of a file of a run."""
+        return await self._page(partial(artifacts.read_file, path, mime), offset, limit)
+
+    async def _page(self, read: Callable[[int, int], artifacts.Page], offset: int, limit: int | None) -> JsonObject:
         size = ARTIFACT_LIMIT if limit is None else limit
         while True:
-            page = await asyncio.to_thread(artifacts.read_field, run_dir, event, field_path, offset, size)
+            page = await asyncio.to_thread(read, offset, size)
             if limit is not None or json_chars(page.content) <= RESULT_CHARS or size <= 16:
                 break
             size = size * RESULT_CHARS // (json_chars(page.content) + 1)
@@ -230,9 +241,6 @@ class Queries:
         more = end < page.total_bytes
         return compact(
             {
-                "run_id": run_dir.run_id,
-                "seq": seq,
-                "field_path": field_path,
                 "mime": page.mime,
                 "encoding": page.encoding,
                 "total_bytes": page.total_bytes,

@@ -46,6 +46,7 @@ import orjson
 
 from orchestrator.backend import Ability, RunContext
 from orchestrator.config import Settings
+from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
 from orchestrator.events import (
     AgentMessage,
     ArtifactAdded,
@@ -60,18 +61,7 @@ from orchestrator.events import (
     ToolFinished,
     ToolStarted,
 )
-from orchestrator.model import (
-    Answer,
-    Cancelled,
-    Completed,
-    Failed,
-    InputRequest,
-    JsonObject,
-    Outcome,
-    Rejected,
-    RunSpec,
-    Usage,
-)
+from orchestrator.model import Answer, InputRequest, JsonObject, RunSpec, Usage
 
 PIECE = 64 * 1024
 _SIZE = re.compile(r"(\d+)(B|KB|MB)")

@@ -13,8 +13,9 @@ from backends.claude_code import options
 from backends.claude_code.prompt import content_of
 from orchestrator.backend import Ability, RunContext
 from orchestrator.config import Settings
+from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError
-from orchestrator.model import Outcome, RunSpec
+from orchestrator.model import RunSpec
 
 
 class ClaudeCode:

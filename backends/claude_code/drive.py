@@ -27,11 +27,12 @@ from backends.claude_code.transport import command_of
 from backends.claude_code.updates import Translation
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch, tell_changes
+from orchestrator.ends import Completed, Outcome
 from orchestrator.errors import BackendError
 from orchestrator.events import Progress, Started
 from orchestrator.line_process import HURRY_S, LineProcess, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
-from orchestrator.model import Completed, JsonObject, Outcome, RunSpec, Usage, as_array, as_object
+from orchestrator.model import JsonObject, RunSpec, Usage, as_array, as_object
 from orchestrator.values import OURS
 
 OLDEST = (2, 1, 248)

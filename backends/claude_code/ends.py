@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from claude_agent_sdk import AssistantMessage, ResultMessage
 
-from orchestrator.model import Completed, Failed, FailureCode, Outcome, Rejected, Usage
+from orchestrator.ends import Completed, Failed, FailureCode, Outcome, Rejected
+from orchestrator.model import Usage
 
 _SUBTYPES: dict[str, tuple[FailureCode, str]] = {
     "error_max_turns": ("budget_exceeded", "the model was called as often as limits.max_turns allows"),

@@ -14,8 +14,9 @@ from backends.codex.options import read_options
 from backends.codex.prompt import input_of
 from orchestrator.backend import Ability, RunContext
 from orchestrator.config import Settings
+from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError
-from orchestrator.model import Outcome, RunSpec
+from orchestrator.model import RunSpec
 
 
 class Codex:

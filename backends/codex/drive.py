@@ -24,11 +24,12 @@ from backends.codex.turns import Conversation
 from backends.codex.updates import Translation
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch, tell_changes
+from orchestrator.ends import Completed, Outcome, Rejected
 from orchestrator.events import Progress, Started
 from orchestrator.home import default_home, make_directory
 from orchestrator.line_process import HURRY_S, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
-from orchestrator.model import Completed, JsonObject, Outcome, Rejected, RunSpec, as_object
+from orchestrator.model import JsonObject, RunSpec, as_object
 
 COLD_STARTS = 8
 """How often a start is tried again that failed because several made a new CODEX_HOME at the same time."""

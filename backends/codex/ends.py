@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.codex.updates import Translation
-from orchestrator.model import Cancelled, Completed, Failed, FailureCode, JsonObject, Outcome, Rejected, as_object
+from orchestrator.ends import Cancelled, Completed, Failed, FailureCode, Outcome, Rejected
+from orchestrator.model import JsonObject, as_object
 
 _LATER = "wait, then call continue_run with text to go on in the same session"
 _KINDS: dict[str, tuple[FailureCode, str | None]] = {

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from backends.remote_a2a.options import Options, read_options
 from orchestrator.backend import Ability, RunContext
 from orchestrator.config import Settings
+from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError, InvalidArgument
-from orchestrator.model import Outcome, RunSpec
+from orchestrator.model import RunSpec
 
 if TYPE_CHECKING:
     from backends.remote_a2a.drive import Drive

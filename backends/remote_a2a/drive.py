@@ -22,9 +22,10 @@ from backends.remote_a2a.transport import Refused
 from backends.remote_a2a.updates import Tracker
 from backends.remote_a2a.wire import Envelope
 from orchestrator.backend import RunContext
+from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.events import Progress, RemoteRef, SessionBound, Started
-from orchestrator.model import Answer, Attachment, InputRequest, Outcome, RunSpec
+from orchestrator.model import Answer, Attachment, InputRequest, RunSpec
 
 logger = logging.getLogger(__name__)
 

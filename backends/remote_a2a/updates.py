@@ -27,19 +27,9 @@ from backends.remote_a2a.extension import (
     whole_numbers,
 )
 from backends.remote_a2a.parts import json_part, text_of
+from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
 from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
-from orchestrator.model import (
-    Attachment,
-    Cancelled,
-    Completed,
-    Failed,
-    InputRequest,
-    JsonObject,
-    Outcome,
-    Rejected,
-    as_array,
-    as_object,
-)
+from orchestrator.model import Attachment, InputRequest, JsonObject, as_array, as_object
 
 ENDED = frozenset(
     {

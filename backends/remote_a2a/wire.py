@@ -33,7 +33,7 @@ class Envelope:
 
     def first(self, context_id: str) -> Message:
         """The prompt."""
-        message = self._message(context_id, "", f"{self._spec.run_id}:0", self._spec.message)
+        message = self._message(context_id, "", f"{self._spec.run_id}:{self._spec.attempt}", self._spec.message)
         spec = self._spec
         if self._extended:
             about = {

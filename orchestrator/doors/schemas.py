@@ -87,9 +87,19 @@ TOOLS: tuple[Tool, ...] = (
                 "enum": list(ON_APPROVAL),
                 "description": "default ask: approvals become pending requests",
             },
+            "workspace": _o(
+                "{mode: shared (default, cwd itself) | worktree | clone, base?, branch?, repo?, include_uncommitted?, "
+                "keep?: on_failure | always | never}: result.changes has the patch"
+            ),
+            "checks": {
+                "type": "array",
+                "description": "commands, or {name, run, timeout_s, required}, that must pass in the end",
+            },
+            "acceptance": {"type": "array", "items": _s(), "description": "criteria; each is answered"},
+            "require_changes": {"type": "boolean"},
             "limits": _o(
-                "{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd}: seconds of work, for each answer, "
-                "in the queue; calls of the model; dollars"
+                "{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd, fix_attempts}: seconds of work, "
+                "per answer, in the queue; calls of the model; dollars; times to mend failed checks"
             ),
             "priority": _i("0 goes first", 1, 0, 3),
             "idempotency_key": _s("same key and arguments give the same run", maxLength=512),
@@ -260,6 +270,43 @@ TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
             idempotent=True,
         ),
         _LIST_AGENTS,
+    ),
+    "workspace": (
+        Tool(
+            "get_patch",
+            "What a run changed, as a patch in pages.",
+            {
+                **_RUN,
+                "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset, in bytes"},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes; about 6000"},
+            },
+            idempotent=True,
+        ),
+        Tool(
+            "apply_run",
+            "Bring the result of a run that worked in a worktree or clone into the files of its cwd: all of it, or "
+            "nothing if it conflicts.",
+            {
+                **_RUN,
+                "mode": {
+                    "enum": ["apply", "commit", "branch"],
+                    "default": "apply",
+                    "description": "apply: change the files; commit: on what is checked out; branch: a commit aside",
+                },
+                "check_only": {"type": "boolean", "default": False, "description": "only say whether it would"},
+                "three_way": {"type": "boolean", "default": False, "description": "merge with what changed meanwhile"},
+                "branch": _s("of mode branch; default: the run's own"),
+                "message": _s("of the commit", maxLength=8_000),
+            },
+            read=False,
+        ),
+        Tool(
+            "discard_run",
+            "Remove a run's worktree or clone and its branch. Its patch stays with the run.",
+            _RUN,
+            read=False,
+            destructive=True,
+        ),
     ),
 }
 """Further tools, by the name of their set."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import profiles
 from orchestrator.clip import clip, json_chars
+from orchestrator.doors.results import Results
 from orchestrator.doors.schemas import TOOLSETS, Tool, offered
 from orchestrator.doors.talk import Talk
 from orchestrator.engine.engine import Caller, Engine
@@ -64,6 +65,7 @@ class Tools:
             "get_event_artifact": self._get_event_artifact,
             "list_profiles": self.list_profiles,
             **Talk(engine, caller).routes,
+            **Results(engine, caller, self._queries, self._find, self._commanded).routes,
         }
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> JsonObject:
@@ -124,8 +126,7 @@ class Tools:
         return await self._queries.wait_runs(run_dirs, until_all=until_all, wait_s=given["wait_ms"] / 1000)
 
     async def _continue_run(self, given: JsonObject) -> JsonObject:
-        run_dir = await self._find(given)
-        await self._check_may_command(run_dir)
+        run_dir = await self._commanded(given)
         run, mode = await self._engine.resume(run_dir, given, self.caller)
         resumed_from = run_dir.run_id if mode == "resume" else None
         return compact(
@@ -138,8 +139,7 @@ class Tools:
         )
 
     async def _cancel_run(self, given: JsonObject) -> JsonObject:
-        run_dir = await self._find(given)
-        await self._check_may_command(run_dir)
+        run_dir = await self._commanded(given)
         run: Run = await self._engine.cancel(run_dir, given.get("reason"))
         cancelled_at = run.completed_at if run.status == "cancelled" else None
         return compact({"run_id": run.run_id, "status": run.status, "cancelled_at": cancelled_at})
@@ -188,9 +188,12 @@ class Tools:
             pass
         raise RunNotFound(f"no run {run_id or agent_name!r} in your tree; call list_agents")
 
-    async def _check_may_command(self, run_dir: RunDir) -> None:
+    async def _commanded(self, given: JsonObject) -> RunDir:
+        """The run that a command is for; an agent commands what it spawned."""
+        run_dir = await self._find(given)
         if self.caller.bound:
             await asyncio.to_thread(self._engine.check_descends, run_dir.run_id, self.caller)
+        return run_dir
 
     def _cwd(self, given: str | None) -> Path:
         return self.caller.cwd if given is None else workspace_path(given)

@@ -106,11 +106,12 @@ class Engine:
             OrchestratorError: the call was refused, and nothing is left of it.
         """
         profile = asked = None
-        if "profile" in arguments:
+        if {"profile", "workspace"} & arguments.keys():  # of which more is made than the call says
             asked = {**arguments, "backend_config": without_credentials(arguments.get("backend_config") or {})}
             known = await asyncio.to_thread(find_run, arguments["cwd"], arguments.get("idempotency_key"), asked)
             if known is not None:  # whatever became of its profile
                 return await self.state(known)
+        if "profile" in arguments:
             profile = await asyncio.to_thread(self._profile, arguments["profile"], arguments["cwd"])
         name = arguments.get("backend") or (profile.fields.get("backend") if profile else None)
         if name is None:
@@ -126,6 +127,7 @@ class Engine:
         self, arguments: Mapping[str, Any], profile: Profile | None, backend: Backend, caller: Caller
     ) -> tuple[config.Settings, spawn.Request]:
         settings, parent = self._bounds(caller)
+        tree.check_commands(arguments, parent)
         if (session_id := arguments.get("session_id")) is not None and caller.bound:
             workspace = Workspace(spawn.workspace_path(arguments["cwd"]))
             self._check_visible(sessions.last_run(workspace, session_id) or "", caller)
@@ -137,7 +139,7 @@ class Engine:
             arguments, ref = profiled.profiled(arguments, profile, backend, ceiling, trusted=trusted)
         elif session_id := arguments.get("session_id"):
             ref = self._profile_of(Workspace(spawn.workspace_path(arguments["cwd"])), session_id)
-        return settings, spawn.request_of(arguments, backend, caller.cwd, settings, parent, ref)
+        return settings, spawn.request_of(arguments, backend, caller.cwd, self._env_for(caller), settings, parent, ref)
 
     def _profile_of(self, workspace: Workspace, session_id: str) -> ProfileRef | None:
         """The profile of a session that goes on: its agent stays what it is."""
@@ -158,7 +160,7 @@ class Engine:
             life = self.lives.get(own.run_id)
             if life is None and caller.bound:
                 raise WrongState("your run is over")
-            spec = life.spec if life else sealed_spec(self.home, own)
+            spec = replace(life.spec, cwd=life.cwd) if life else sealed_spec(self.home, own)
             root = self.home.find(spec.root_run_id) if spec.root_run_id else own
             parent = tree.Parent(spec=spec, root=root or own)
         return settings, parent
@@ -263,6 +265,10 @@ class Engine:
                 return
         raise PermissionCeiling(f"{run_id} was not spawned by you; only who spawned it can answer or end it")
 
+    def check_writes(self, run_dir: RunDir, caller: Caller) -> None:
+        """Refuses an agent that wants to change a repository where it may not; see `tree`. Looks at the disk."""
+        tree.check_writes(run_dir.workspace.cwd, self._bounds(caller)[1])
+
     def _check_visible(self, run_id: str, caller: Caller) -> None:
         if caller.bound and not self.is_in_tree(run_id, caller):
             raise SessionNotFound("no such session in your tree; call list_agents")
@@ -342,6 +348,7 @@ class Engine:
             backend_config=renewed(old.backend_config, config),
             resumed_from_run_id=run.run_id,
             client_cwd=caller.cwd,
+            workspace=spawn.going_on(old),
             permission=permission,
             on_approval=on_approval,
             **spawn.lineage(parent),

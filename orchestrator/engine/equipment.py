@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+from orchestrator.backend import Backend
+from orchestrator.config import Settings
 from orchestrator.engine.history import CREDENTIALS
 from orchestrator.engine.requests import Requests
-from orchestrator.errors import BackendError
-from orchestrator.model import InputRequest, JsonObject
+from orchestrator.errors import BackendError, InvalidArgument, StoreError
+from orchestrator.model import InputRequest, JsonObject, RunSpec
 from orchestrator.store import sessions
 from orchestrator.store.layout import Workspace
+from orchestrator.store.masking import renewed
 
 
 def native_session(workspace: Workspace, session_id: str) -> str:
@@ -25,6 +31,43 @@ def native_session(workspace: Workspace, session_id: str) -> str:
             next_step="spawn a new run with session_mode 'new'",
         )
     return session.native_session_id
+
+
+def bind_session(workspace: Workspace, spec: RunSpec, native_session_id: str) -> None:
+    """Keeps the agent's own id of a run's session. Blocks on the disk.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    bound = sessions.Session(
+        session_id=spec.session_id,
+        agent_name=spec.agent_name,
+        backend=spec.backend,
+        native_session_id=native_session_id,
+    )
+    try:
+        sessions.save(workspace, bound, durable=True)
+    except OSError as error:
+        raise StoreError(f"cannot write the session of {spec.run_id}: {error.strerror}") from error
+
+
+def credentials_of(
+    spec: RunSpec, backend: Backend, settings: Settings, config: JsonObject, env: Mapping[str, str]
+) -> JsonObject:
+    """The credentials that came with an answer, with what `auth_token_env` names read from the caller's environment.
+
+    Raises:
+        InvalidArgument: the backend knows no such key, or the environment no such variable.
+    """
+    if other := config.keys() - {"auth_token", "auth_token_env", "headers"}:
+        raise InvalidArgument(f"an answer takes only credentials in backend_config, not {min(other)!r}")
+    renewed_spec = replace(spec, backend_config=renewed(spec.backend_config, config))
+    backend.check(renewed_spec, settings)
+    if (name := config.get("auth_token_env")) is None:
+        return config
+    if name not in env:
+        raise InvalidArgument(f"auth_token_env names {name!r}, which your environment does not have")
+    return {"auth_token": env[name], **{key: value for key, value in config.items() if key == "headers"}}
 
 
 async def ask_for_credentials(requests: Requests, lost: list[str]) -> JsonObject:

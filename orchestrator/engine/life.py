@@ -16,17 +16,19 @@ from typing import Literal
 
 from orchestrator.backend import Backend
 from orchestrator.config import Settings
+from orchestrator.ends import Outcome
+from orchestrator.engine.checks import Passed
 from orchestrator.engine.clock import ActiveClock, patience_of
-from orchestrator.engine.equipment import ask_for_credentials, native_session
+from orchestrator.engine.equipment import ask_for_credentials, bind_session, credentials_of, native_session
 from orchestrator.engine.face import Door, Face
 from orchestrator.engine.history import WAITING_FOR_CLIENT, History
 from orchestrator.engine.outcome import LastEvent, last_event, result_of
 from orchestrator.engine.profiled import instructed
-from orchestrator.engine.reports import Reports
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
 from orchestrator.engine.steering import Steering
-from orchestrator.errors import InvalidArgument, StoreError, Unsupported, WrongState
+from orchestrator.engine.work import Work
+from orchestrator.errors import StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
     ArtifactChunk,
@@ -39,8 +41,7 @@ from orchestrator.events import (
     waiting_status,
 )
 from orchestrator.logs import RUN_ID
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, Outcome, RunSpec, Status
-from orchestrator.store import sessions
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import lost_credentials, renewed, secrets_of
 
@@ -72,6 +73,7 @@ class Life:
         history: how far an earlier owner had come; None for a new run.
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
         face: where the agent is heard, and our home; None if it is nowhere.
+        passed: the checks that passed in this process.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Life:
         *,
         hosted: bool = False,
         face: tuple[Door, str] | None = None,
+        passed: Passed,
     ) -> None:
         self.spec = spec = instructed(spec, backend)
         self.log = log
@@ -104,7 +107,8 @@ class Life:
         self._slots = slots
         self.settings = settings
         self._slot: Slot | None = None
-        self._reports: Reports | None = None
+        self._facts: JsonObject = {}
+        self._work = Work(self, backend, passed)
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()
@@ -132,17 +136,18 @@ class Life:
     @property
     def leaving(self) -> bool:
         """See `RunContext.leaving`: what runs elsewhere is left to the next owner when this process ends."""
-        if not self._shut_down:
+        if not self.shut_down:
             return False
         return "attach" in self._backend.abilities if self._started else self._hosted
 
     @property
     def grace_s(self) -> float:
         """See `RunContext.grace_s`."""
-        return SHUTDOWN_GRACE_S if self._shut_down else STOP_GRACE_S
+        return SHUTDOWN_GRACE_S if self.shut_down else STOP_GRACE_S
 
     @property
-    def _shut_down(self) -> bool:
+    def shut_down(self) -> bool:
+        """Whether this process ends."""
         return self._stop.done() and self._stop.result().why == "shutdown"
 
     def lend(self, cwd: Path, env: Mapping[str, str]) -> None:
@@ -151,8 +156,13 @@ class Life:
         if mine and not self._lent.done() and self._backend.ready(self.spec, env):
             self._lent.set_result(env)
 
+    @property
+    def cwd(self) -> Path:
+        """Where its agent works."""
+        return self._work.cwd
+
     async def over(self) -> None:
-        """Returns when the run's last event is written, or never will be in this process."""
+        """Returns when the run's last event is written and its place left, or never will be in this process."""
         await self._over.wait()
 
     def pending(self, request_id: str | None) -> InputRequest:
@@ -164,20 +174,8 @@ class Life:
         await self._requests.answer(self.pending(request_id), answer)
 
     def check_credentials(self, config: JsonObject, env: Mapping[str, str]) -> JsonObject:
-        """The credentials that came with an answer, with what `auth_token_env` names read from the caller's.
-
-        Raises:
-            InvalidArgument: the backend knows no such key, or the environment no such variable.
-        """
-        if other := config.keys() - {"auth_token", "auth_token_env", "headers"}:
-            raise InvalidArgument(f"an answer takes only credentials in backend_config, not {min(other)!r}")
-        renewed_spec = replace(self.spec, backend_config=renewed(self.spec.backend_config, config))
-        self._backend.check(renewed_spec, self.settings)
-        if (name := config.get("auth_token_env")) is None:
-            return config
-        if name not in env:
-            raise InvalidArgument(f"auth_token_env names {name!r}, which your environment does not have")
-        return {"auth_token": env[name], **{key: value for key, value in config.items() if key == "headers"}}
+        """See `credentials_of`."""
+        return credentials_of(self.spec, self._backend, self.settings, config, env)
 
     async def steer(self, message: Message) -> None:
         """Says something to the running agent.
@@ -268,7 +266,7 @@ class Life:
                 await self._bind_session(update.native_session_id)
             if self._started:
                 return
-            data = {**update.payload(), "cwd": str(self.spec.cwd)}
+            data = {**update.payload(), **self._work.begun}
             await self.log.append(update.type, data, durable=True)
             self._started = True
             await self._sent(self.spec.message)
@@ -281,17 +279,7 @@ class Life:
         await self.log.append("message_added", message_added(message))
 
     async def _bind_session(self, native_session_id: str) -> None:
-        spec = self.spec
-        bound = sessions.Session(
-            session_id=spec.session_id,
-            agent_name=spec.agent_name,
-            backend=spec.backend,
-            native_session_id=native_session_id,
-        )
-        try:
-            await uninterrupted(asyncio.to_thread(sessions.save, self.log.dir.workspace, bound, durable=True))
-        except OSError as error:
-            raise StoreError(f"cannot write the session of {spec.run_id}: {error.strerror}") from error
+        await uninterrupted(asyncio.to_thread(bind_session, self.log.dir.workspace, self.spec, native_session_id))
         self._bound = True
 
     # ---- the life itself ----
@@ -307,7 +295,9 @@ class Life:
                 return
             with contextlib.suppress(StoreError):
                 await self.log.end_artifacts()
+            self._facts = await self._work.facts(outcome)
             await self._end(await self._ending(outcome))
+            await self._work.close()
         except Exception:
             logger.exception("run %s could not be ended", self.spec.run_id)
         finally:
@@ -350,9 +340,8 @@ class Life:
                 await self._tell_detail(WAITING_FOR_SLOT)
             async with self._slots.slot(spec.run_id, spec.priority) as self._slot:
                 patience.reschedule(None)
-                self._reports = await asyncio.to_thread(Reports, spec.cwd)
                 self._clock.go()
-                return await self._backend.run(spec, self)
+                return await self._work.run(spec, self.lent_env)
 
     async def _equipped(self, spec: RunSpec) -> RunSpec:
         """Gives a recovered run back what only lived in memory: a client's environment and the caller's credentials."""
@@ -368,6 +357,14 @@ class Life:
         self.log.hide(secrets_of(config, self.lent_env))
         return replace(spec, backend_config=config)
 
+    async def begin_attempt(self, message: Message, detail: str) -> str:
+        """The agent is asked once more, in its session. Returns the session's own id."""
+        native = await asyncio.to_thread(native_session, self.log.dir.workspace, self.spec.session_id)
+        self._steering = Steering(self.log)
+        await self._tell_detail(detail)
+        await self._sent(message)
+        return native
+
     async def _tell_detail(self, detail: str) -> None:
         await self.log.append("status_changed", lambda run: {"status": run.status, "detail": detail})
 
@@ -378,7 +375,7 @@ class Life:
             return await self._last_event(defect)
 
     async def _last_event(self, end: Outcome | Exception | Stop) -> LastEvent:
-        return await last_event(self.spec, self.log.run, end, bound=self._bound, reports=self._reports)
+        return await last_event(self.spec, self.log.run, end, bound=self._bound, facts=self._facts)
 
     async def _end(self, last: LastEvent) -> None:
         """Writes the last event. A run whose end cannot be written is not over: try again until the process ends."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from orchestrator import config
 from orchestrator.backend import Backend
 from orchestrator.engine.caller import Caller
+from orchestrator.engine.checks import Passed
 from orchestrator.engine.face import Door
 from orchestrator.engine.history import History
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
@@ -47,6 +48,7 @@ class Lives:
         self.draining: str | None = None
         """Why no new runs are taken any more, and none are taken over, for whoever asks."""
         self._lives: dict[str, Life] = {}
+        self._passed = Passed()
         self._callers: list[Caller] = []
         self._order = SessionOrder()
         self._slots: dict[Kind, Slots] = {"local": Slots(), "remote": Slots()}
@@ -140,10 +142,12 @@ class Lives:
         turn = partial(self._order.turn, spec)
         slots = self._slots["remote" if "attach" in backend.abilities else "local"]
         hosted = self.socket is not None
-        face = None
+        face: tuple[Door, str] | None = None
         if self.door and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
             face = (self.door, str(self.home.path))
-        life = Life(spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face)
+        life = Life(
+            spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face, passed=self._passed
+        )
         self._lives[spec.run_id] = life
         for caller in self._callers:
             life.lend(caller.cwd, caller.agent_env)

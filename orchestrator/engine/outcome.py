@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import orjson
-
+from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
 from orchestrator.errors import BackendError, OrchestratorError, StoreError
-from orchestrator.json_schema import mismatch
-from orchestrator.model import Cancelled, Completed, Failed, JsonObject, Outcome, Rejected, Run, RunSpec, Status
+from orchestrator.json_schema import json_in, mismatch
+from orchestrator.model import JsonObject, Run, RunSpec, Status
 
 if TYPE_CHECKING:
     from orchestrator.engine.life import Stop
-    from orchestrator.engine.reports import Reports
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +32,8 @@ _NEXT_STEPS: dict[str, str] = {
     "input_timeout": f"{_RESUME} and the answer in it",
     "lost_contact": _RESUME,
     "host_lost": _RESUME,
+    "checks_failed": f"read the output of the checks; {_RESUME}, or get_patch for what there is",
+    "conflict": f"look at the workspace; {_RESUME}",
     "store_error": "free disk space or check the workspace's permissions, then continue or spawn again",
     "internal": "this is a defect of the orchestrator; see its log, and spawn the run again",
 }
@@ -58,17 +58,16 @@ async def result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
 
 
 async def last_event(
-    spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *, bound: bool, reports: Reports | None = None
+    spec: RunSpec, run: Run, end: Outcome | Exception | Stop, *, bound: bool, facts: JsonObject | None = None
 ) -> LastEvent:
     """The terminal event for what happened. Checks the final answer against the run's schema.
 
     Args:
         bound: whether the agent's session is known, without which nothing can be resumed.
-        reports: as they were when the agent began; what was written since is told with a result.
+        facts: what is known beside the end itself: changes, checks, reports.
     """
     last = await _told(spec, run, end)
-    if last.type == "run_completed" and reports and (written := await asyncio.to_thread(reports.written)):
-        last.data["reports"] = written
+    last = last._replace(data={**(facts or {}), **last.data})
     if last.type == "run_failed" and not bound and last.data["resumable"]:
         data: JsonObject = {**last.data, "resumable": False}
         if _RESUME in data["next_step"]:
@@ -136,7 +135,7 @@ async def _completed(spec: RunSpec, end: Completed) -> LastEvent:
     structured = end.structured_output
     if spec.output_schema is not None:
         if structured is None:
-            structured = _parsed(end.final_response)
+            structured = json_in(end.final_response)
         problem = "the run was asked for structured output and gave none"
         if structured is None or (problem := await asyncio.to_thread(mismatch, spec.output_schema, structured)):
             return _failure("invalid_output", f"{problem}; the agent's answer was: {end.final_response[:4000]}")
@@ -145,14 +144,3 @@ async def _completed(spec: RunSpec, end: Completed) -> LastEvent:
     if end.usage is not None:
         data["usage"] = end.usage.to_json()
     return LastEvent("run_completed", data)
-
-
-def _parsed(text: str) -> Any:
-    """The answer as JSON, also from inside a fenced block; None if it is none."""
-    body = text.strip()
-    if body.startswith("```"):
-        body = body.partition("\n")[2].rpartition("```")[0]
-    try:
-        return orjson.loads(body)
-    except ValueError:
-        return None

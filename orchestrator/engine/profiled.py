@@ -21,6 +21,7 @@ from orchestrator.front_matter import in_short
 from orchestrator.limits import KEPT_BY_BACKENDS
 from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, Message, ProfileRef, RunSpec, as_object
 from orchestrator.profiles import Profile
+from orchestrator.workspaces.git import top_of
 
 T = TypeVar("T", bound=str)
 
@@ -60,18 +61,18 @@ def check_reach(profile: Profile, cwd: Path, parent: Parent | None, *, trusted: 
     """
     if trusted:
         return
-    if profile.source in ("project", "claude") and not profile.real.is_relative_to(_project(cwd)):
+    if profile.source in ("project", "claude") and not profile.real.is_relative_to(top_of(cwd) or cwd):
         raise PermissionCeiling(
             f"profile {profile.path} leads to {profile.real}, out of the project; name that file itself"
         )
-    if parent and parent.spec.level != "full_access" and not profile.real.is_relative_to(_project(parent.spec.cwd)):
+    if (
+        parent
+        and parent.spec.level != "full_access"
+        and not profile.real.is_relative_to(top_of(parent.spec.cwd) or parent.spec.cwd)
+    ):
         raise PermissionCeiling(
             f"profile {profile.path} lies outside of what {parent.spec.run_id} works in; use a name, or a file in there"
         )
-
-
-def _project(cwd: Path) -> Path:
-    return next((folder for folder in (cwd, *cwd.parents) if (folder / ".git").exists()), cwd)
 
 
 def profiled(
@@ -104,6 +105,8 @@ def profiled(
     _lower(given, own, "on_approval", ON_APPROVAL_ORDER, bound, notices)
     given["limits"] = {**_limits(own, backend, notices), **(given.get("limits") or {})}
     given["backend_config"] = {**_native(own, backend, notices), **(given.get("backend_config") or {})}
+    if "checks" in own:
+        given.setdefault("checks", list(own["checks"]))
     text = profile.text + _told(own.get("checks", ()))
     ref = ProfileRef(
         name=profile.name, path=str(profile.path), sha256=profile.sha256, text=text, notices=notices or None

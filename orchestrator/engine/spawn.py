@@ -14,6 +14,7 @@ import orjson
 
 from orchestrator.backend import Backend
 from orchestrator.config import Settings
+from orchestrator.engine.acceptance import acceptance_of
 from orchestrator.engine.tree import Parent, ceiling_of, check_depth, check_place, check_programs, under
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported
 from orchestrator.json_schema import schema_fault
@@ -21,6 +22,8 @@ from orchestrator.limits import KEPT_BY_BACKENDS, limits_of
 from orchestrator.model import JsonObject, Message, ProfileRef, Role, RunSpec, SessionMode, as_object, new_id, now
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
+from orchestrator.store.reader import RunReader
+from orchestrator.workspaces.asked import checks_of, workspace_of
 
 CALLER = "caller"
 """The name of whoever spawned the root of a tree, among agents."""
@@ -42,6 +45,7 @@ def request_of(
     arguments: Mapping[str, Any],
     backend: Backend,
     client_cwd: Path,
+    env: Mapping[str, str],
     settings: Settings,
     parent: Parent | None,
     profile: ProfileRef | None = None,
@@ -49,6 +53,7 @@ def request_of(
     """Checks the arguments and makes the spec. Looks at the disk, so it is called in a thread.
 
     Args:
+        env: that of the caller, in which git is asked.
         settings: those of the caller.
         parent: the run that spawns, if one does.
         profile: what the arguments were filled in from.
@@ -76,6 +81,7 @@ def request_of(
     if (schema := arguments.get("output_schema")) is not None and (fault := schema_fault(schema)):
         raise InvalidArgument(f"output_schema is not a valid JSON Schema, at {fault}")
     resumed = session if mode == "resume" else None
+    earlier = _earlier(cwd, session.session_id) if session and mode != "new" else None
     spec = RunSpec(
         run_id=new_id("run"),
         session_id=resumed.session_id if resumed else new_id("ses"),
@@ -96,10 +102,42 @@ def request_of(
         priority=arguments.get("priority", 1),
         client_cwd=client_cwd,
         profile=profile,
+        workspace=_workspace(arguments, mode, earlier, cwd, env),
+        checks=checks_of(arguments.get("checks") or []),
+        acceptance=acceptance_of(arguments.get("acceptance") or []),
+        require_changes=arguments.get("require_changes", False),
         **lineage(parent),
     )
     check_abilities(spec, backend, settings)
     return Request(spec, nickname, arguments.get("idempotency_key"))
+
+
+def _earlier(cwd: Path, session_id: str) -> RunSpec | None:
+    """The newest run of a session."""
+    run_id = sessions.last_run(Workspace(cwd), session_id)
+    return RunReader(Workspace(cwd).run(run_id)).spec() if run_id else None
+
+
+def _workspace(
+    arguments: Mapping[str, Any], mode: SessionMode, earlier: RunSpec | None, cwd: Path, env: Mapping[str, str]
+) -> JsonObject | None:
+    if mode == "new":
+        return workspace_of(arguments.get("workspace") or {}, cwd, env)
+    if "workspace" in arguments:
+        raise InvalidArgument(f"a session that is {mode}d stays where it was; leave out workspace")
+    if earlier is None or earlier.workspace is None:
+        return None
+    if mode == "fork":
+        raise Unsupported("this session works in a workspace of its own, where two agents would meet; resume it, or "
+                          "spawn a new run")  # fmt: skip
+    return going_on(earlier)
+
+
+def going_on(earlier: RunSpec) -> JsonObject | None:
+    """The workspace of a run that goes on where an earlier one of its session worked."""
+    if earlier.workspace is None:
+        return None
+    return {**earlier.workspace, "of": earlier.workspace.get("of") or earlier.run_id, "after": earlier.run_id}
 
 
 def lineage(parent: Parent | None) -> JsonObject:
@@ -114,6 +152,10 @@ def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None
     """Refuses what the backend does not support."""
     if spec.session_mode in ("resume", "fork") and spec.session_mode not in backend.abilities:
         raise Unsupported(f"backend {backend.name!r} cannot {spec.session_mode} sessions; use session_mode 'new'")
+    if "fix_attempts" in spec.limits and "resume" not in backend.abilities:
+        raise Unsupported(
+            f"backend {backend.name!r} cannot resume sessions, so it mends nothing; leave out fix_attempts"
+        )
     for name in KEPT_BY_BACKENDS:
         if name in spec.limits and name not in backend.abilities:
             raise Unsupported(f"backend {backend.name!r} cannot keep limits.{name}; use limits.timeout_s")

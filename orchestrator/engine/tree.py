@@ -7,14 +7,16 @@ so that the count holds across processes and restarts.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orchestrator.config import Settings
 from orchestrator.errors import LimitExceeded, PermissionCeiling
-from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, OnApproval, Permission, RunSpec
+from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, OnApproval, Permission, RunSpec, as_object
 from orchestrator.store.layout import RunDir, write_all
+from orchestrator.workspaces.git import top_of
 
 MEMBERS = "tree"
 _STARTING = frozenset({"mcp_servers", "own_mcp_servers", "setting_sources", "config"})
@@ -113,6 +115,22 @@ def check_programs(backend_config: JsonObject, parent: Parent | None) -> None:
         )
 
 
+def check_commands(arguments: Mapping[str, Any], parent: Parent | None) -> None:
+    """Refuses what the host would do for an agent that it may not do itself: run its commands, fetch from elsewhere.
+
+    Raises:
+        PermissionCeiling: with the argument.
+    """
+    if parent is None or parent.spec.level == "full_access":
+        return
+    workspace = as_object(arguments.get("workspace")) or {}
+    wanted = "checks" if arguments.get("checks") else "workspace.repo" if "repo" in workspace else None
+    if wanted is not None:
+        raise PermissionCeiling(
+            f"{wanted} leads out of what {parent.spec.run_id} is permitted ({parent.spec.level}); leave it out"
+        )
+
+
 def check_place(cwd: Path, permission: Permission | None, parent: Parent | None) -> None:
     """Refuses a child that may write where its parent may not.
 
@@ -126,6 +144,17 @@ def check_place(cwd: Path, permission: Permission | None, parent: Parent | None)
             f"{parent.spec.run_id} is permitted {parent.spec.level} in {parent.spec.cwd}, and so is its child: "
             "choose a cwd in there, or permission 'read_only'"
         )
+
+
+def check_writes(cwd: Path, parent: Parent | None) -> None:
+    """Refuses an agent that wants to bring something into a repository that is not all its own.
+
+    Raises:
+        PermissionCeiling: with what it is permitted.
+    """
+    if parent is not None:
+        under(ceiling_of(Settings(), parent), "workspace_write", "deny")
+        check_place(top_of(cwd) or cwd, None, parent)
 
 
 def members(root: RunDir) -> int:

@@ -12,7 +12,7 @@ LINE_BYTES = 64 * 2**20
 
 READS = frozenset(
     "get_run list_runs poll_events wait_runs get_event_artifact list_profiles list_agents fetch_messages "
-    "fetch_agent_messages".split()
+    "fetch_agent_messages get_patch".split()
 )
 """Tools that may be called again when nobody knows whether the first call arrived."""
 

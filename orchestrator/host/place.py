@@ -181,7 +181,7 @@ def _credentials(connection: socket.socket) -> tuple[int, int, int]:
 
 SOCKET_VARIABLE = "ORCHESTRATOR_RUN_SOCKET"
 """Where the agent of a run is heard, in its environment."""
-TOOLSETS = ("agent", "team")
+TOOLSETS = ("agent", "team", "workspace")
 """The sets of tools that a client may want: `team` beside the usual ones, `agent` for the agent of a run, which gets no
 others. `doors/schemas.py` says what is in them."""
 

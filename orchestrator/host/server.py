@@ -289,7 +289,7 @@ class Server:
             cwd=parent.cwd if parent else Path(cwd),
             env=env,
             backends=self._backends(first.get("scripted") is True),
-            toolsets=frozenset(toolsets),
+            toolsets=frozenset(toolsets if parent is None or _delegates(parent) else ("agent",)),
             forwarded=forwarded,
             bound=bound,
             delegates=parent is not None and _delegates(parent),
@@ -305,7 +305,7 @@ class Server:
         life = self._engine.lives.get(env.get(MARKER, ""))
         if life is None or life.face is None or not life.face.knows(env.get(PASS, "")):
             raise ValueError("the pass is that of no live run")
-        return life.spec
+        return replace(life.spec, cwd=life.cwd)
 
     def _introduced(self, caller: Caller, pid: int | None) -> Caller:
         """The caller with its settings, and with the run whose agent it is, if it is one.

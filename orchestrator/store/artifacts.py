@@ -174,6 +174,17 @@ def read_field(run: RunDir, event: Event, pointer: str, offset: int, limit: int)
     return _page(mime, "utf-8", len(content), lambda start, size: content[start : start + size], offset, limit)
 
 
+def read_file(path: Path, mime: str, offset: int, limit: int) -> Page:
+    """A page of a file that is kept as it is; as base64 if it is no UTF-8."""
+    content = path.read_bytes()
+    try:
+        content.decode()
+        encoding = "utf-8"
+    except UnicodeDecodeError:
+        encoding = "base64"
+    return _page(mime, encoding, len(content), lambda start, size: content[start : start + size], offset, limit)
+
+
 def whole_data(run: RunDir, event: Event) -> JsonObject:
     """An event's data with everything in it that is stored apart. For texts of known size: all of it is in memory.
 

@@ -60,7 +60,8 @@ def create_run(
     digest = sessions.key_digest(idempotency_key) if idempotency_key else None
     document = {**spec.to_json(), "backend_config": without_credentials(spec.backend_config)}
     document = compact({**serialisable(document), "key_digest": digest})
-    masked = {"masked": True} if mask.value(document["message"]) != document["message"] else {}
+    lost = any(mask.value(document.get(key)) != document.get(key) for key in ("message", "checks", "acceptance"))
+    masked = {"masked": True} if lost else {}
     document = {**mask.value(document), **{key: str(getattr(spec, key)) for key in _NAMES}, **masked}
     entry = {"run_id": spec.run_id, "fingerprint": _digest(asked) if asked else _fingerprint(document, nickname)}
     workspace.open()

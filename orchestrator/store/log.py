@@ -15,6 +15,7 @@ import os
 import resource
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import orjson
@@ -121,6 +122,14 @@ class RunLog:
             self._mask = self._mask.plus(secrets)
             for spool, _ in self._spools.values():
                 spool.hide(self._mask)
+
+    def masked(self, text: str) -> str:
+        """A text as it may be written."""
+        return self._mask.text(text)
+
+    def holds_secret(self, path: Path) -> bool:
+        """Whether a file, which is kept as it is, holds what is masked elsewhere. Blocks on the disk."""
+        return path.exists() and self._mask.found_in(path.read_bytes())
 
     async def append(self, event_type: str, data: Data, *, durable: bool = False) -> Event:
         """Adds an event and publishes it. Once begun it is finished, even when the caller is cancelled.

@@ -137,6 +137,10 @@ class Mask:
         """Whether this serialised JSON may hold a secret in one of its strings. Cheap; never falsely False."""
         return any(needle in line for needle in self._escaped)
 
+    def found_in(self, content: bytes) -> bool:
+        """Whether bytes that are no JSON hold a secret."""
+        return self._bytes is not None and self._bytes.search(content) is not None
+
     def text(self, text: str) -> str:
         """The text with its secrets masked."""
         return self._text.sub(STARS, text) if self._text else text

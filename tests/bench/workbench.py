@@ -15,10 +15,11 @@ from backends import BACKENDS, SCRIPTED, Backends
 from orchestrator.backend import Ability, Backend, RunContext
 from orchestrator.config import Settings
 from orchestrator.doors.tools import Tools
+from orchestrator.ends import Completed, Outcome
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.errors import InvalidArgument
 from orchestrator.events import AgentMessage, Started
-from orchestrator.model import Completed, JsonObject, Outcome, RunSpec
+from orchestrator.model import JsonObject, RunSpec
 from orchestrator.store.layout import Home
 
 ROOT = Path(__file__).parents[2]

@@ -130,7 +130,7 @@ async def open_subject(kind: str, door: str, cwd: Path, env: Mapping[str, str]) 
         engine = await stack.enter_async_context(Engine(Home.default(), backends.load))
         if door != "host":
             await stack.enter_async_context(agents_door(engine, scripted=True))
-        caller = Caller(cwd=cwd, env=env, toolsets=frozenset({"team"}))
+        caller = Caller(cwd=cwd, env=env, toolsets=frozenset({"team", "workspace"}))
         tools: Call = Tools(engine, caller).call
         if door == "host":
             tools = await stack.enter_async_context(_host_door(engine, caller))

@@ -10,9 +10,10 @@ from typing import Any
 from orchestrator.backend import Ability, Backend, RunContext
 from orchestrator.config import Settings
 from orchestrator.doors.tools import Tools
+from orchestrator.ends import Completed, Outcome
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.events import Event
-from orchestrator.model import Completed, JsonObject, Outcome, RunSpec
+from orchestrator.model import JsonObject, RunSpec
 from orchestrator.store.layout import Home, Workspace
 from tests.unit.runs import events_of
 

@@ -6,7 +6,8 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from orchestrator.model import FailureCode, JsonObject
+from orchestrator.ends import FailureCode
+from orchestrator.model import JsonObject
 from tests.unit.runs import texts
 
 Step = tuple[str, JsonObject]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from backends.claude_code.ends import exit_of, outcome_of
 from backends.claude_code.sessions import Spent, spent_until_now, transcript_of
 from backends.claude_code.transport import ProcessTransport
-from orchestrator.model import Completed, Failed, JsonObject, Outcome, Rejected, Usage
+from orchestrator.ends import Completed, Failed, Outcome, Rejected
+from orchestrator.model import JsonObject, Usage
 from tests.unit.claude_messages import parsed, played, recordings
 from tests.unit.line_agents import place_at
 

@@ -18,7 +18,8 @@ from backends.codex.ends import (
     refusal_of,
 )
 from backends.codex.updates import Translation
-from orchestrator.model import Cancelled, Completed, Failed, JsonObject, Rejected, Usage
+from orchestrator.ends import Cancelled, Completed, Failed, Rejected
+from orchestrator.model import JsonObject, Usage
 from tests.unit.codex_messages import CWD, ended, own, played, recordings, tell
 
 

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from orchestrator.backend import RunContext
+from orchestrator.ends import Completed, Outcome
 from orchestrator.engine.engine import Caller
 from orchestrator.errors import (
     HostUnavailable,
@@ -23,7 +24,7 @@ from orchestrator.errors import (
     WrongState,
 )
 from orchestrator.events import AgentMessage, AgentProcess, Progress, RemoteRef, SessionBound, Started
-from orchestrator.model import Completed, InputRequest, JsonObject, Outcome
+from orchestrator.model import InputRequest, JsonObject
 from orchestrator.store import sessions
 from orchestrator.store.layout import Home, Workspace
 from orchestrator.store.log import RunLog

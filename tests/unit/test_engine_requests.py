@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backend import RunContext
+from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
 from orchestrator.engine.life import Stop
 from orchestrator.engine.outcome import last_event
 from orchestrator.engine.requests import check_answer
@@ -22,20 +23,7 @@ from orchestrator.errors import (
     WrongState,
 )
 from orchestrator.events import AgentMessage, Started
-from orchestrator.model import (
-    Answer,
-    Cancelled,
-    Completed,
-    Failed,
-    InputRequest,
-    JsonObject,
-    Message,
-    Outcome,
-    Rejected,
-    RequestKind,
-    Run,
-    Usage,
-)
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RequestKind, Run, Usage
 from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.runs import spec_in
 

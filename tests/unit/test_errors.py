@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
+from orchestrator.ends import FailureCode
 from orchestrator.errors import TABLE, BackendError, NotFound, OrchestratorError, nearest
-from orchestrator.model import FailureCode
 
 CALL_CODES = (
     "invalid_argument, unknown_argument, run_not_found, agent_not_found, session_not_found, artifact_not_found, "

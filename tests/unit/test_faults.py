@@ -14,9 +14,10 @@ import pytest
 
 from orchestrator.backend import RunContext
 from orchestrator.doors.tools import Tools
+from orchestrator.ends import Completed, Outcome
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import AgentMessage
-from orchestrator.model import Completed, InputRequest, JsonObject, Outcome, RequestKind
+from orchestrator.model import InputRequest, JsonObject, RequestKind
 from tests.conftest import open_tools
 from tests.fake_agent import FakeAgent, Reply, said, task, update
 from tests.unit.agents import Agent, desk

@@ -18,9 +18,10 @@ from backends.remote_a2a.extension import request_of, update_of
 from backends.remote_a2a.updates import Tracker
 from orchestrator.doors.schemas import TOOLS
 from orchestrator.doors.tools import Tools
+from orchestrator.ends import Completed
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import Update
-from orchestrator.model import TERMINAL, Completed, InputRequest, JsonObject
+from orchestrator.model import TERMINAL, InputRequest, JsonObject
 from tests.conftest import open_tools
 from tests.fake_agent import Reply, chunk, fake_agent, said, task, update
 

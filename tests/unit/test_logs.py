@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.backend import RunContext
+from orchestrator.ends import Outcome
 from orchestrator.logs import JsonLines, Plain
-from orchestrator.model import JsonObject, Outcome
+from orchestrator.model import JsonObject
 from tests.unit.agents import Agent, desk, nothing
 
 

@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from orchestrator.backend import RunContext
+from orchestrator.ends import Completed, Outcome
 from orchestrator.engine.engine import Caller
 from orchestrator.errors import NotOwner
 from orchestrator.events import Started
-from orchestrator.model import Completed, InputRequest, JsonObject, Outcome, RunSpec
+from orchestrator.model import InputRequest, JsonObject, RunSpec
 from orchestrator.process import MARKER
 from orchestrator.store.layout import Home, Workspace
 from orchestrator.store.log import RunLog

@@ -13,12 +13,13 @@ import pytest
 from backends import BACKENDS, Backends
 from orchestrator.backend import RunContext
 from orchestrator.doors.tools import Tools
+from orchestrator.ends import Completed, Outcome
 from orchestrator.engine import recovery
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.history import history_of
 from orchestrator.errors import InvalidArgument
 from orchestrator.events import Started
-from orchestrator.model import Completed, JsonObject, Outcome
+from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home, RunDir
 from orchestrator.store.masking import Mask
 from tests.conftest import wait_until

@@ -1,0 +1,239 @@
+"""Bringing the result of a run into its caller's own files, as a whole or not at all, and throwing it away.
+
+What does not apply cleanly changes nothing and is told with the files that conflict. Hooks of the repository are not
+run. Blocks; called in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from orchestrator.errors import Conflict, InvalidArgument, WrongState
+from orchestrator.model import JsonObject, RunSpec, compact
+from orchestrator.store.layout import RunDir
+from orchestrator.workspaces.git import Git, GitError, top_of
+from orchestrator.workspaces.places import IDENTITY, Place
+from orchestrator.workspaces.snapshots import Snapshots, shown
+
+MOST_NAMED = 20
+_PATH = re.compile(rb"^error: (?:patch failed: (.+):\d+|(.+): .+)$", re.MULTILINE)
+
+
+class Commit(NamedTuple):
+    """The words of a commit."""
+
+    title: str
+    body: str
+
+    @property
+    def message(self) -> str:
+        """As git takes it."""
+        return f"{self.title}\n\n{self.body}".strip() + "\n"
+
+
+class Result:
+    """Of one run that is over.
+
+    Args:
+        env: of the caller: its identity signs commits.
+    """
+
+    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str]) -> None:
+        self._spec = spec
+        self._env = env
+        self._place = Place(run_dir, spec, env)
+
+    def patch(self) -> Path:
+        """The file of the patch, which may be empty; made now where nobody did, as after a crash.
+
+        Raises:
+            WrongState: nothing is known of what the run changed.
+        """
+        if not self._place.patch.exists() and self._place.mode != "shared" and "path" in self._place.record:
+            self._place.finish()
+        if not self._place.patch.exists():
+            raise WrongState(
+                f"nothing is known of what {self._spec.run_id} changed: it did not work in a git repository"
+            )
+        return self._place.patch
+
+    def apply(self, *, mode: str, words: Commit, check_only: bool, three_way: bool, branch: str | None) -> JsonObject:
+        """Brings the result in.
+
+        Args:
+            mode: `apply` to the files of the working tree alone; `commit` on what is checked out; `branch` as a commit
+                on a branch that is not checked out.
+            three_way: merge with what changed meanwhile, if that goes without a conflict.
+
+        Raises:
+            Conflict: it does not apply; with the files. Nothing was changed.
+            WrongState: there is nothing to apply, or no place for it.
+        """
+        if self._place.mode == "shared":
+            raise WrongState(f"{self._spec.run_id} worked in your own files; what it did is there already")
+        patch = self.patch()
+        if not patch.stat().st_size:
+            raise WrongState(f"{self._spec.run_id} changed nothing")
+        top = top_of(self._spec.cwd)
+        if top is None:
+            raise WrongState(f"{self._spec.cwd} is in no git repository")
+        if branch is not None and mode != "branch":
+            raise InvalidArgument("branch goes with mode 'branch'")
+        with self._place.alone(), TemporaryDirectory(prefix="orc-") as scratch:
+            bringing = _Bringing(Git(top, self._env), Path(scratch), patch, self._place, three_way=three_way)
+            match mode:
+                case "apply":
+                    done = bringing.into_files(check_only)
+                case "commit":
+                    done = bringing.as_commit(words, check_only)
+                case _:
+                    done = bringing.as_branch(branch or self._place.record["branch"], words, check_only)
+        return compact({"mode": mode, "applied": not check_only, **done})
+
+    def discard(self) -> JsonObject:
+        """Removes the worktree or clone and its branch; the patch stays with the run.
+
+        Raises:
+            Conflict: it holds what the patch does not.
+        """
+        place = self._place
+        if place.mode == "shared":
+            raise WrongState(f"{self._spec.run_id} worked in your own files; undo it with git")
+        if "path" not in place.record:
+            raise WrongState(f"{self._spec.run_id} never had a workspace")
+        self.patch()
+        if (why := place.remove()) is not None:
+            raise Conflict(f"the workspace {place.record['path']} stays: {why}; look there, then remove it with git")
+        place.forget_branch()
+        return {"removed": place.record["path"], "patch": str(place.patch)}
+
+
+class _Bringing:
+    """One attempt to bring a patch in; `scratch` takes what is only needed for that."""
+
+    def __init__(self, git: Git, scratch: Path, patch: Path, place: Place, *, three_way: bool) -> None:
+        self._git = git
+        self._scratch = scratch
+        self._patch = patch
+        self._base: str = place.record["base"]
+        self._place = place
+        self._three_way = three_way
+        self._trees = Snapshots(git, scratch / "trees", lasting=True)
+
+    def into_files(self, check_only: bool) -> JsonObject:
+        """Changes files of the working tree; the index stays as it is."""
+        patch = self._patch
+        if self._three_way:
+            now = self._trees.take().tree
+            patch = self._written(now, self._merged(now))
+        self._try(patch)
+        if not check_only:
+            self._git.run("apply", "--binary", str(patch))
+        return self._told(patch)
+
+    def as_commit(self, words: Commit, check_only: bool) -> JsonObject:
+        """A commit on top of what is checked out, of the files of the patch alone."""
+        head = self._head()
+        before = self._git.text("rev-parse", f"{head}^{{tree}}")
+        after = self._merged(before) if self._three_way else self._on_top_of(before)
+        patch = self._written(before, after)
+        self._try(patch, "--index")
+        if check_only:
+            return self._told(patch)
+        commit = self._commit(after, head, words)
+        self._git.run("apply", "--binary", "--index", str(patch))
+        try:
+            self._git.run("update-ref", "-m", f"orchestrator: {words.title}", "HEAD", commit, head)
+        except GitError as error:
+            self._git.run("apply", "--binary", "--index", "--reverse", str(patch))
+            raise Conflict(f"something else was committed in the same moment; try again ({error})") from error
+        return {**self._told(patch), "commit": commit}
+
+    def as_branch(self, branch: str, words: Commit, check_only: bool) -> JsonObject:
+        """A commit on a branch of its own; nothing that is checked out changes, but for the run's own worktree."""
+        if self._git.asks("check-ref-format", "--branch", branch) != branch:
+            raise InvalidArgument(f"{branch!r} is no name that git takes for a branch")
+        if self._git.asks("symbolic-ref", "-q", "HEAD") == f"refs/heads/{branch}":
+            raise Conflict(f"branch {branch!r} is checked out; use mode 'commit'")
+        self._need_base()
+        tip = self._git.asks("rev-parse", "--verify", "-q", f"refs/heads/{branch}")
+        if tip and branch != self._place.record["branch"]:
+            raise Conflict(f"branch {branch!r} exists already; choose another")
+        after = self._on_top_of(self._git.text("rev-parse", f"{self._base}^{{tree}}"))
+        told = {**self._told(self._patch), "branch": branch}
+        if check_only or (tip and self._git.text("rev-parse", f"{tip}^{{tree}}") == after):
+            return {**told, "commit": tip} if tip and not check_only else told
+        commit = self._commit(after, tip or self._base, words)
+        self._git.run("update-ref", f"refs/heads/{branch}", commit, tip or "0" * len(commit))
+        worktree = Path(self._place.record["path"])
+        if (worktree / ".git").exists() and self._place.mode == "worktree" and branch == self._place.record["branch"]:
+            with suppress(GitError):  # its files are those of the commit; only its index does not know yet
+                self._git.at(worktree).run("reset", "-q")
+        return {**told, "commit": commit}
+
+    def _head(self) -> str:
+        head = self._git.asks("rev-parse", "--verify", "-q", "HEAD^{commit}")
+        if head is None:
+            raise WrongState(f"{self._git.where} has no commit yet")
+        for name in ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply"):
+            if Path(self._git.text("rev-parse", "--path-format=absolute", "--git-path", name)).exists():
+                raise WrongState(f"{self._git.where} is in the middle of a merge or rebase; finish that first")
+        return head
+
+    def _need_base(self) -> None:
+        if self._git.asks("cat-file", "-e", f"{self._base}^{{commit}}") is None:
+            raise WrongState(f"{self._git.where} does not have {self._base}, with which the run began; fetch it first")
+
+    def _on_top_of(self, tree: str) -> str:
+        """The tree with the patch applied."""
+        git = self._trees.through("target")
+        git.run("read-tree", tree)
+        self._try(self._patch, "--cached", git=git)
+        git.run("apply", "--cached", "--binary", str(self._patch))
+        return git.text("write-tree")
+
+    def _merged(self, now: str) -> str:
+        """The tree that has both: what changed here since the base, and what the run changed."""
+        self._need_base()
+        git = self._trees.through("target").at(self._git.where, IDENTITY)
+        theirs = self._on_top_of(self._git.text("rev-parse", f"{self._base}^{{tree}}"))
+        ours, run = (git.text("commit-tree", tree, "-p", self._base, "-m", "merge") for tree in (now, theirs))
+        told = git.run("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours, run, ok=(0, 1))
+        tree, *conflicts = [item for item in told.split(b"\0") if item]
+        if conflicts:
+            raise _conflict(conflicts)
+        return tree.decode()
+
+    def _written(self, before: str, after: str) -> Path:
+        patch = self._scratch / "merged.diff"
+        self._trees.write_patch(before, after, patch)
+        return patch
+
+    def _try(self, patch: Path, *how: str, git: Git | None = None) -> None:
+        if patch.stat().st_size and (refusal := (git or self._git).refusal("apply", "--check", *how, str(patch))):
+            found = [one or other for one, other in _PATH.findall(refusal)]
+            raise _conflict(list(dict.fromkeys(found)), refusal.decode(errors="replace"))
+
+    def _commit(self, tree: str, parent: str, words: Commit) -> str:
+        try:
+            return os.fsdecode(self._git.run("commit-tree", tree, "-p", parent, input=words.message.encode())).strip()
+        except GitError as error:
+            raise WrongState(f"git makes no commit here: {error}") from error
+
+    def _told(self, patch: Path) -> JsonObject:
+        listed = self._git.run("apply", "--numstat", "-z", str(patch)) if patch.stat().st_size else b""
+        return {"files": sum(1 for item in listed.split(b"\0") if item.count(b"\t") >= 2)}
+
+
+def _conflict(paths: list[bytes], words: str = "") -> Conflict:
+    named: Any = ", ".join(shown(path) for path in paths[:MOST_NAMED]) or words[:500]
+    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    return Conflict(
+        f"it does not apply cleanly, and nothing was changed: {named}{more}; try three_way, or mode 'branch' and merge"
+    )

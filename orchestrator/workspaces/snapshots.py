@@ -1,0 +1,193 @@
+"""What a working directory holds, as a git tree, and how two such trees differ, as a patch that was tried.
+
+A snapshot goes through an index and an object store of its own, in a directory of the run: the index, the files, the
+stash and the objects of the repository stay as they are. Blocks; called in threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.workspaces.git import Git, GitError
+
+LARGE_BYTES = 64 * 2**20
+"""New files beyond this size are no part of a patch: they are named instead."""
+_GITLINK = b"160000"
+
+
+class Snapshot(NamedTuple):
+    """What a directory held.
+
+    Attributes:
+        tree: its id.
+        left_out: what is there and in no tree: large files, repositories within this one, what cannot be read.
+    """
+
+    tree: str
+    left_out: tuple[str, ...]
+
+
+class Difference(NamedTuple):
+    """How one tree became another."""
+
+    files: int
+    insertions: int
+    deletions: int
+    submodules: tuple[str, ...]
+    """Paths at which another commit of another repository is named: its content is in no patch."""
+
+
+class Snapshots:
+    """Of one working tree.
+
+    Args:
+        git: at the top of the working tree.
+        scratch: a directory for the index and the objects; made if it is missing.
+        lasting: the objects go to the repository's own, for a commit that is to stay.
+    """
+
+    def __init__(self, git: Git, scratch: Path, *, lasting: bool = False) -> None:
+        self._own = git
+        self._scratch = scratch
+        (scratch / "objects").mkdir(mode=0o700, parents=True, exist_ok=True)
+        objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
+        apart = {
+            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(objects),
+        }
+        self._more = {} if lasting else apart
+
+    def through(self, index: str = "index") -> Git:
+        """git with an index of ours."""
+        return self._own.at(self._own.where, {**self._more, "GIT_INDEX_FILE": str(self._scratch / index)})
+
+    def take(self, timeout_s: float | None = None) -> Snapshot:
+        """What the directory holds now, without what the repository ignores.
+
+        Raises:
+            GitError: it cannot be read, or not in time.
+        """
+        git = self.through()
+        self._begin_index(git)
+        strange = list(self._left_out(git))
+        pathspecs = b"\0".join([b":/", *(b":(top,exclude,literal)" + path for path in strange)])
+        git.run(
+            "add", "-A", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul",
+            input=pathspecs, ok=(0, 1), timeout_s=timeout_s,
+        )  # fmt: skip
+        return Snapshot(git.text("write-tree"), tuple(shown(path) for path in strange))
+
+    def _begin_index(self, git: Git) -> None:
+        """Starts from the real index, which knows what has not changed. Its time goes along, by which git tells what
+        may have changed within the same moment."""
+        real = Path(self._own.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
+        ours = self._scratch / "index"
+        try:
+            shutil.copy2(real, ours)
+        except FileNotFoundError:
+            ours.unlink(missing_ok=True)
+        if not ours.exists() and self._own.asks("rev-parse", "--verify", "-q", "HEAD"):
+            git.run("read-tree", "HEAD")
+
+    def _left_out(self, git: Git) -> Iterable[bytes]:
+        for path in git.run("ls-files", "-o", "-z", "--exclude-standard").split(b"\0"):
+            if path.endswith(b"/"):  # a repository within this one
+                yield path.rstrip(b"/")
+            elif path and self._is_strange(path):
+                yield path
+
+    def _is_strange(self, path: bytes) -> bool:
+        """Whether a new file cannot become part of a patch."""
+        place = os.fsencode(self._own.where) + b"/" + path
+        try:
+            facts = os.lstat(place)
+        except OSError:
+            return False  # gone again
+        is_link = (facts.st_mode & 0o170000) == 0o120000
+        return not is_link and (facts.st_size > LARGE_BYTES or not os.access(place, os.R_OK))
+
+    def empty(self) -> str:
+        """The tree without files."""
+        return self.through().text("hash-object", "-t", "tree", "-w", "--stdin")
+
+    def write_patch(self, old: str, new: str, path: Path) -> None:
+        """Writes the difference of two trees into a file, as `git diff --binary` has it."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            self._diff(old, new, "-p", "-U3", "--binary", "--full-index", output=descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def difference(self, old: str, new: str) -> Difference:
+        """The difference of two trees in numbers."""
+        files = insertions = deletions = 0
+        items = iter(self._diff(old, new, "--numstat", "-z").split(b"\0"))
+        for item in items:
+            if not item:
+                continue
+            added, removed, path = item.split(b"\t", 2)
+            if not path:  # renamed: both names follow
+                next(items)
+                next(items)
+            files += 1
+            insertions += 0 if added == b"-" else int(added)
+            deletions += 0 if removed == b"-" else int(removed)
+        return Difference(files, insertions, deletions, tuple(self._submodules(old, new)))
+
+    def _submodules(self, old: str, new: str) -> Iterable[str]:
+        fields = iter(self._diff(old, new, "--raw", "--no-renames", "-z").split(b"\0"))
+        for facts in fields:
+            if facts:
+                path = next(fields)
+                if facts.split(b" ")[1] == _GITLINK:
+                    yield shown(path)
+
+    def names(self, old: str, new: str) -> list[bytes]:
+        """The paths that differ."""
+        return [path for path in self._diff(old, new, "--name-only", "--no-renames", "-z").split(b"\0") if path]
+
+    def _diff(self, old: str, new: str, *how: str, output: int = -1) -> bytes:
+        fixed = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+        renames = () if "--no-renames" in how else ("-M",)
+        return self.through().run(
+            "diff-tree", "-r", "--ignore-submodules=none", *renames, *fixed, *how, old, new, output=output
+        )
+
+    def yields(self, old: str, patch: Path, new: str) -> bool:
+        """Whether the patch, applied to the one tree, gives exactly the other."""
+        git = self.through("verified")
+        git.run("read-tree", old)
+        try:
+            if patch.stat().st_size:
+                git.run("apply", "--cached", "--binary", "--whitespace=nowarn", str(patch))
+            return git.text("write-tree") == new
+        except GitError:
+            return False
+
+    def close(self) -> None:
+        """Removes the index and the objects, which are nobody else's."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shown(path: bytes) -> str:
+    """A path for people and JSON: what is no UTF-8 is escaped."""
+    return path.decode(errors="backslashreplace")
+
+
+def _quoted(path: str) -> str:
+    """A path in a list of paths, as git reads it."""
+    if ":" not in path and not path.startswith('"'):
+        return path
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
