@@ -321,11 +321,17 @@ _ERA = {
 }
 _FENCED = re.compile(r"(===== [0-9a-f]{16} =====) Your job description \([^\n]*\)\n(.*)\n\1 Your task\n(.*)", re.DOTALL)
 
+_OUTPUT = re.compile(r"^```\n(.*?)\n?^```", re.DOTALL | re.MULTILINE)
+
 
 def told_apart(text: str) -> tuple[str, str]:
-    """The job description that a message begins with, which may be none, and the rest."""
+    """The job description that a message begins with, which may be none, and the script in the rest."""
     match = _FENCED.fullmatch(text)
-    return (match[2], match[3]) if match else ("", text)
+    job, rest = (match[2], match[3]) if match else ("", text)
+    rest = rest.partition("\n\n## Acceptance\n")[0]
+    if rest.startswith("What you did does not pass"):  # what the checks said is the script
+        rest = "\n".join(_OUTPUT.findall(rest))
+    return job, rest
 
 
 def _bytes_of(text: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import Cwd, Json, app, profile_names, reach_of
+from orchestrator.cli.app import Cwd, Json, Run, Runs, app, profile_names, reach_of
 from orchestrator.cli.output import command, end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
@@ -20,6 +20,58 @@ msg = typer.Typer(
 )
 app.add_typer(msg, name="msg")
 Named = Annotated[str, typer.Argument(metavar="PROFILE", help="A name or a file.", autocompletion=profile_names)]
+
+
+@app.command(epilog="orchestrator diff RUN     orchestrator diff RUN --stat     orchestrator diff RUN > run.patch")
+def diff(
+    run: Run,
+    stat: Annotated[bool, typer.Option("--stat", help="Only which files, and how much.")] = False,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> None:
+    """Prints what a run changed, as a patch."""
+    from orchestrator.cli import results
+
+    def body() -> int:
+        reach = reach_of(cwd)
+        return results.diff(reach, reach.find(run), stat=stat, as_json=as_json)
+
+    end(body, as_json=as_json)
+
+
+@app.command(epilog="orchestrator apply RUN --check     orchestrator apply RUN --commit -m 'Fix the parser'")
+@command
+async def apply(
+    run: Run,
+    commit: Annotated[bool, typer.Option("--commit", help="As a commit on what is checked out.")] = False,
+    branch: Annotated[bool, typer.Option("--branch", help="As a commit on a branch of its own.")] = False,
+    name: Annotated[str | None, typer.Option("--name", help="With --branch: another name for it.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it applies.")] = False,
+    three_way: Annotated[bool, typer.Option("--3way", help="Merge with what changed meanwhile.")] = False,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Of the commit.")] = None,
+    cwd: Cwd = None,
+    as_json: Json = False,
+) -> int:
+    """Brings the result of a run in a worktree or clone into the files here: all of it, or nothing."""
+    from orchestrator.cli import results
+    from orchestrator.errors import InvalidArgument
+
+    if commit and branch:
+        raise InvalidArgument("give --commit or --branch, not both")
+    mode = "commit" if commit else "branch" if branch else "apply"
+    given = {"mode": mode, "check_only": check, "three_way": three_way, "branch": name, "message": message}
+    reach = reach_of(cwd)
+    return await results.apply(reach, reach.find(run), given, as_json=as_json)
+
+
+@app.command(epilog="orchestrator discard RUN RUN")
+@command
+async def discard(runs: Runs, cwd: Cwd = None, as_json: Json = False) -> int:
+    """Removes the worktrees or clones of runs, and their branches. The patches stay."""
+    from orchestrator.cli import results
+
+    reach = reach_of(cwd)
+    return await results.discard(reach, [reach.find(run) for run in runs], as_json=as_json)
 
 
 @app.command(epilog="orchestrator gc --older-than 14d --delete")
@@ -79,7 +131,7 @@ def clients(
 def mcp(
     in_process: Annotated[bool, typer.Option("--in-process", help="Keep the runs in this process.")] = False,
     scripted: Annotated[bool, typer.Option("--scripted", help="Also offer an agent without a model.")] = False,
-    toolset: Annotated[list[str] | None, typer.Option(help="Further tools: team (list_profiles).")] = None,
+    toolset: Annotated[list[str] | None, typer.Option(help="Further tools: team, workspace.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="With --in-process: log to stderr.")] = False,
 ) -> None:
     """Serves the tools to an MCP client on stdin and stdout."""

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,8 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
     for name, value in facts.items():
         if value:
             out.print(Text(f"{name:>8}  ", style="dim") + Text(str(value)))
+    for text, style in _proof(run):
+        out.print(Text(text, style=style))
     for request in run.get("pending", ()):
         _show_request(out, run_dir, request)
     if error := run.get("error"):
@@ -88,6 +90,26 @@ def _show_result(out: Console, run: JsonObject, result: JsonObject) -> None:
         out.print(Text("report  ", style="dim") + Text(str(Path(run["cwd"], report))))
     if usage := result.get("usage"):
         out.print(Text("  ".join(f"{name} {value}" for name, value in usage.items()), style="dim"))
+
+
+def _proof(run: JsonObject) -> Iterator[tuple[str, str]]:
+    """What the host found: the place, the changes, the checks, the criteria; each line with its style."""
+    result = run.get("result", {})
+    if place := run.get("workspace"):
+        kept = f", kept: {place['why']}" if place.get("kept") else ", removed" if "kept" in place else ""
+        yield f"    tree  {place['path']} on {place.get('branch', '')}{kept}", ""
+    if changes := result.get("changes"):
+        applies = "" if changes["applies"] else ", which does not apply"
+        yield f" changes  {changes['files']} files, +{changes['insertions']} -{changes['deletions']}{applies}", ""
+    for check in result.get("verification", {}).get("checks", ()):
+        passed = check["status"] == "passed"
+        more = "" if passed else f" (exit code {check['exit_code']})" if "exit_code" in check else ""
+        yield f"   check  {check['name']}: {check['status']}{more}", "green" if passed else "red"
+    for answer in result.get("acceptance", ()):
+        yield (
+            f"  accept  {'yes' if answer['met'] else 'no '}  {answer['criterion']}",
+            "green" if answer["met"] else "red",
+        )
 
 
 def _show_request(out: Console, run_dir: RunDir, request: JsonObject) -> None:

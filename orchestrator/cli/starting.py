@@ -55,7 +55,11 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
         "permission": given["permission"],
         "on_approval": given["on_approval"],
         "output_schema": json_of("--schema", given["schema"]),
-        "limits": json_of("--limits", given["limits"]),
+        "workspace": _workspace(given),
+        "checks": given["check"] or None,
+        "acceptance": given["accept"] or None,
+        "require_changes": given["require_changes"] or None,
+        "limits": _limits(given),
         "metadata": json_of("--metadata", given["metadata"]),
         "priority": given["priority"],
         "idempotency_key": given["idempotency_key"],
@@ -65,6 +69,16 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
         arguments |= {"session_mode": "fork" if given["fork"] else "resume"}
         arguments["session_id"] = _session(reach, given["resume"])
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+def _workspace(given: dict[str, Any]) -> JsonObject | None:
+    workspace = json_of("--workspace", given["workspace"])
+    return {"mode": "worktree", **(workspace or {})} if given["worktree"] else workspace
+
+
+def _limits(given: dict[str, Any]) -> JsonObject | None:
+    limits = json_of("--limits", given["limits"])
+    return {**(limits or {}), "fix_attempts": given["fix"]} if given["fix"] else limits
 
 
 def _names_backend(reach: Reach, profile: str) -> bool:

@@ -20,6 +20,7 @@ from orchestrator.model import JsonObject
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
 from orchestrator.store.reader import RunReader
+from orchestrator.workspaces.places import Place
 
 _AGE = re.compile(r"(\d+)\s*(min|h|d|w)")
 _SIZE = re.compile(r"(\d+)\s*(kb|mb|gb)", re.IGNORECASE)
@@ -51,10 +52,13 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
             continue
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
+        if (tree := _place(old.run_dir)).is_own:
+            row["workspace"] = str(tree.told and tree.told["path"])
         if as_json:
             print_json(row)
         else:
-            print(f"{old.run_dir.run_id}\t{old.size:,} B\t{old.ended:%Y-%m-%d}")
+            words = [row["run_id"], f"{old.size:,} B", f"{old.ended:%Y-%m-%d}", row.get("workspace", "")]
+            print("\t".join(words).rstrip())
     if not as_json:
         what = "removed" if delete else "would be removed (--delete removes them)"
         say(f"{count} runs, {freed:,} bytes {what}")
@@ -99,9 +103,15 @@ def _finished(workspace: Workspace) -> list[_Old]:
 
 
 def _remove(home: Home, run_dir: RunDir) -> bool:
-    """Removes a run that nobody owns. False if somebody does."""
+    """Removes a run with its worktree. False if somebody owns it, or the worktree holds what no patch does."""
     try:
         with locked(run_dir) as lock:
+            place = _place(run_dir)
+            if place.is_own and (why := place.remove()):
+                say(f"{run_dir.run_id} stays, for its workspace does: {why}")
+                os.close(lock)
+                return False
+            place.forget()
             shutil.rmtree(run_dir.path)
             os.close(lock)
     except Conflict:
@@ -109,6 +119,10 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
         return False
     home.forget(run_dir.run_id)
     return True
+
+
+def _place(run_dir: RunDir) -> Place:
+    return Place(run_dir, RunReader(run_dir).spec(), os.environ)
 
 
 def _border(text: str) -> datetime:

@@ -18,6 +18,7 @@ from orchestrator.engine.history import Inherited, inherit
 from orchestrator.engine.life import Stop
 from orchestrator.engine.lives import Lives
 from orchestrator.engine.outcome import last_event
+from orchestrator.engine.work import leave_behind, unlooked
 from orchestrator.errors import BackendError, Conflict, RunNotFound
 from orchestrator.model import Run
 from orchestrator.process import reap
@@ -25,6 +26,7 @@ from orchestrator.store.create import discard, was_answered
 from orchestrator.store.layout import RunDir, read_json
 from orchestrator.store.log import uninterrupted
 from orchestrator.store.reader import RunReader, is_tampered
+from orchestrator.workspaces.places import Place
 
 logger = logging.getLogger(__name__)
 
@@ -130,11 +132,13 @@ class Recovery:
         """Finds a run's remote work again, starts one that had not begun, and ends what can only be ended."""
         spec, log, history = inherited
         if log.run.terminal:
+            await asyncio.to_thread(leave_behind, log.dir, spec, log.run.workspace)
             log.close()
             await self._lives.settle(spec.run_id)
         elif history.started and "attach" not in backend.abilities:
             await self._bury(inherited, Stop("lost"))
         elif not history.started and not await asyncio.to_thread(was_answered, log.dir, spec):
+            await asyncio.to_thread(leave_behind, log.dir, spec, {"kept": False})
             await asyncio.to_thread(discard, self._lives.home, log.dir, spec)
             log.close()
         elif not history.started and spec.masked:
@@ -156,8 +160,11 @@ class Recovery:
         spec, log, _ = inherited
         try:
             session = await asyncio.to_thread(read_json, log.dir.workspace.session(spec.session_id)) or {}
-            last = await last_event(spec, log.run, why, bound="native_session_id" in session)
+            place = await asyncio.to_thread(Place, log.dir, spec, {})
+            bound, facts = "native_session_id" in session, unlooked(place)
+            last = await last_event(spec, log.run, why, bound=bound, facts=facts)
             await log.end(last.type, last.data)
+            await asyncio.to_thread(leave_behind, log.dir, spec, None)
             await self._lives.settle(spec.run_id)
         except Exception as error:  # noqa: BLE001  it stays as it is; whoever looks at it tries again
             logger.warning("cannot end %s, whose owner is gone: %r", spec.run_id, error)

@@ -24,6 +24,7 @@ from orchestrator.engine.reports import Reports
 from orchestrator.errors import OrchestratorError, StoreError
 from orchestrator.json_schema import json_in
 from orchestrator.model import JsonObject, Message, RunSpec, Usage, compact
+from orchestrator.store.layout import RunDir
 from orchestrator.store.log import uninterrupted
 from orchestrator.workspaces.places import Changes, Place
 
@@ -107,6 +108,8 @@ class Work:
     async def _mended(self, asked: RunSpec, attempt: int, words: str) -> Outcome:
         """Gives what the checks found back to the agent, in its session."""
         message = Message.of_text(words)
+        assert self._place is not None
+        await asyncio.to_thread(self._place.reopen)
         native = await self._life.begin_attempt(message, f"fix attempt {attempt}")
         again = replace(asked, message=message, session_mode="resume", native_session_id=native, attempt=attempt)
         return await self._backend.run(replace(again, attach=None), self._life)
@@ -143,8 +146,7 @@ class Work:
         if self._place is None:
             return {}
         if self._life.shut_down:  # there is no time; whoever asks for the patch makes it
-            told = self._place.told
-            return {"workspace": {**told, "kept": True, "why": "nobody looked at what is in it yet"}} if told else {}
+            return unlooked(self._place)
         try:
             async with asyncio.timeout(FINISH_S):
                 if not self._looked:
@@ -183,15 +185,31 @@ class Work:
 
     async def close(self) -> None:
         """The last event is written: the place goes, if it may."""
-        if self._place is None:
-            return
-        place, kept = self._place, self._facts.get("workspace", {}).get("kept", True)
-        try:
-            await asyncio.to_thread(place.close)
-            if not kept and (why := await asyncio.to_thread(place.remove)):
-                logger.warning("the workspace of %s stays: %s", self._life.spec.run_id, why)
-        except (OrchestratorError, OSError) as error:
-            logger.warning("the workspace of %s stays: %s", self._life.spec.run_id, error)
+        if self._place is not None:
+            life = self._life
+            await asyncio.to_thread(leave_behind, life.log.dir, life.spec, self._facts.get("workspace"))
+
+
+def unlooked(place: Place) -> JsonObject:
+    """What the last event says of the place of a run that nobody could look at: it stays."""
+    told = place.told
+    return {"workspace": {**told, "kept": True, "why": "nobody looked at what is in it yet"}} if told else {}
+
+
+def leave_behind(run_dir: RunDir, spec: RunSpec, told: JsonObject | None) -> None:
+    """The last event of a run is written: its place goes, if it was said so. Blocks; raises nothing.
+
+    Args:
+        told: what the last event said of the place.
+    """
+    run_id = spec.run_id
+    try:
+        place = Place(run_dir, spec, {})
+        place.close()
+        if told and not told.get("kept", True) and (why := place.remove()):
+            logger.warning("the workspace of %s stays: %s", run_id, why)
+    except (OrchestratorError, OSError) as error:
+        logger.warning("the workspace of %s stays: %s", run_id, error)
 
 
 def _unproved(spec: RunSpec, outcome: Outcome, changes: Changes | None) -> Outcome:

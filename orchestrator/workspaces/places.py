@@ -81,7 +81,7 @@ class Place:
     @property
     def told(self) -> JsonObject | None:
         """What callers hear of it when it begins."""
-        if self.mode == "shared":
+        if "path" not in self.record:
             return None
         return compact({"mode": self.mode, "path": self.record["path"], "base": self.record["base"],
                         "branch": self.record.get("branch")})  # fmt: skip
@@ -283,13 +283,38 @@ class Place:
             self._note(state="removed")
         return None
 
+    def reopen(self) -> None:
+        """The agent goes on: what was found so far is not the end."""
+        if self.mode != "shared":
+            self.record.pop("after", None)
+            self._note()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a worktree or a clone."""
+        return "path" in self.record and (Path(self.record["path"]) / ".git").exists()
+
+    @property
+    def is_own(self) -> bool:
+        """The same, and no later run of the session works there."""
+        return self.is_there and self._claimant() == self._spec.run_id
+
+    @property
+    def unlooked(self) -> bool:
+        """Whether nobody looked yet at what the agent left there, as after a crash."""
+        return self.is_own and "after" not in self.record
+
     def forget_branch(self) -> None:
-        """Removes the branch that was made for the run, and what kept its base; what they held is in the patch."""
-        if self.mode == "worktree":
-            git = Git(Path(self.record["top"]), self._env)
-            if (branch := self.record["branch"]).startswith(OWN_BRANCHES):
-                git.asks("update-ref", "-d", f"refs/heads/{branch}")
-            git.asks("update-ref", "-d", f"refs/orchestrator/base/{self._spec.run_id}")
+        """Removes the branch that was made for the run; what it held is in the patch."""
+        if self.mode == "worktree" and (branch := self.record["branch"]).startswith(OWN_BRANCHES):
+            Git(Path(self.record["top"]), self._env).asks("update-ref", "-d", f"refs/heads/{branch}")
+
+    def forget(self) -> None:
+        """The run itself goes: nobody needs the commit any more that held its caller's changes."""
+        if self.mode == "worktree" and Path(top := self.record.get("top", "")).is_dir():
+            Git(Path(top), self._env).asks("update-ref", "-d", f"refs/orchestrator/base/{self._spec.run_id}")
+        if self.mode != "shared" and self._claimant() == self._spec.run_id:
+            self._claim.unlink(missing_ok=True)
 
     def _why_not(self, path: Path) -> str | None:
         try:
@@ -341,11 +366,9 @@ class Place:
     def alone(self) -> Generator[None]:
         """Alone with the place: nobody removes it while a later run of the session moves in."""
         make_directory(self._root)
-        claim = self._root / f"{self._asked.get('of') or self._spec.run_id}.claim"
-        descriptor = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._claim, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._claim = descriptor
             if self.record.get("state") in (None, "planned"):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, self._spec.run_id.encode(), 0)
@@ -353,5 +376,13 @@ class Place:
         finally:
             os.close(descriptor)
 
+    @property
+    def _claim(self) -> Path:
+        return self._root / f"{self._asked.get('of') or self._spec.run_id}.claim"
+
     def _claimant(self) -> str:
-        return os.pread(self._claim, 64, 0).decode(errors="replace")
+        """The run whose place it is: of a session, the last one that moved in."""
+        try:
+            return self._claim.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError):
+            return ""

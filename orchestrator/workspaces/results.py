@@ -55,7 +55,7 @@ class Result:
         Raises:
             WrongState: nothing is known of what the run changed.
         """
-        if not self._place.patch.exists() and self._place.mode != "shared" and "path" in self._place.record:
+        if self._place.unlooked:
             self._place.finish()
         if not self._place.patch.exists():
             raise WrongState(

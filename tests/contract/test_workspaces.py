@@ -96,7 +96,7 @@ async def test_a_result_is_brought_in_whole(subject: Subject, repo: Path) -> Non
     assert (done["applied"], done["files"], done["mode"]) == (True, 1, "apply")
     assert (repo / "new.txt").read_text() == "hello\n"
     assert state(repo)[1:] == before[1:], "index, stash and branch are as they were"
-    with pytest.raises(Conflict, match="new.txt"):
+    with pytest.raises(Conflict, match=r"new\.txt"):
         await subject.call("apply_run", run_id=run["run_id"])
 
 
