@@ -80,6 +80,10 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "it is acknowledged, and reaches no other run.", ("contract/messages::*", "unit/inbox::*")),
     Behaviour("talk/together", _README, "Agents of two kinds finish a task together; a killed host loses no message; "
         "people and shells write by commands.", ("system/messages_between::*",)),
+    # ---- results that can be trusted
+    Behaviour("workspaces/runs", "docs/design/workspaces.md", "A run works in a place of its own; what it changed is a "
+        "patch that was tried, its checks are run by the host, and its result is brought in whole or not at all.", (
+        "contract/workspaces::*", "system/workspaces::*")),
     Behaviour("local/work", _AGENTS, "What a local agent does is told in the words of every backend.", (
         "unit/claude_updates::*", "unit/claude_odd_updates::*", "unit/codex_updates::*", "unit/codex_odd_updates::*",
         "unit/changes::*", "contract/side_by_side::*", "system/claude_work::*")),

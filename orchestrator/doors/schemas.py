@@ -63,50 +63,41 @@ def _o(description: str) -> JsonObject:
 
 _RUN: JsonObject = {"run_id": _s(), "agent_name": _s("or run_id"), "cwd": _s("of agent_name")}
 _PARTS = (
-    "{role: user|agent|system, parts: [{type: text, text} | {type: data, data} | "
-    "{type: file, uri | bytes_base64, mime_type?, name?}], metadata?}"
+    "{parts: [{type: text, text} | {type: data, data} | {type: file, uri | bytes_base64, mime_type?, name?}], role?, "
+    "metadata?}"
 )
 
 TOOLS: tuple[Tool, ...] = (
     Tool(
         "spawn_run",
-        "Start a run of another agent; returns its run_id at once. It is kept on disk under cwd.",
+        "Start a run of another agent; returns its run_id at once.",
         {
-            "backend": _s("the kind of agent: claude_code, codex, or remote_a2a (set backend_config.agent_url)"),
+            "backend": _s("claude_code, codex or remote_a2a"),
             "prompt": _s("the task, complete: the agent knows nothing else"),
             "input_message": _o(f"instead of prompt: {_PARTS}"),
-            "cwd": _s("absolute path of the directory to work in"),
+            "cwd": _s("absolute path to work in"),
             "role": _s("label; default worker", maxLength=64),
-            "profile": _s("name or path of a job description"),
+            "profile": _s("a job description: name or path"),
             "nickname": _s("wished agent_name"),
             "session_mode": {"enum": list(SESSION_MODES)},
             "session_id": _s("to resume or fork"),
             "output_schema": _o("JSON Schema that the final answer must match"),
             "permission": {"enum": list(PERMISSIONS), "description": "default workspace_write"},
-            "on_approval": {
-                "enum": list(ON_APPROVAL),
-                "description": "default ask: approvals become pending requests",
-            },
+            "on_approval": {"enum": list(ON_APPROVAL), "description": "default ask"},
             "workspace": _o(
-                "{mode: shared (default, cwd itself) | worktree | clone, base?, branch?, repo?, include_uncommitted?, "
-                "keep?: on_failure | always | never}: result.changes has the patch"
+                "{mode: shared | worktree | clone, base?, branch?, repo?, include_uncommitted?, keep?}; shared, the "
+                "default, is cwd itself"
             ),
-            "checks": {
-                "type": "array",
-                "description": "commands, or {name, run, timeout_s, required}, that must pass in the end",
-            },
-            "acceptance": {"type": "array", "items": _s(), "description": "criteria; each is answered"},
+            "checks": {"type": "array", "description": "commands that must pass, or {name, run, timeout_s, required}"},
+            "acceptance": {"type": "array", "items": _s(), "description": "criteria, to be answered one by one"},
             "require_changes": {"type": "boolean"},
-            "limits": _o(
-                "{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd, fix_attempts}: seconds of work, "
-                "per answer, in the queue; calls of the model; dollars; times to mend failed checks"
-            ),
+            "limits": _o("{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd, fix_attempts}"),
             "priority": _i("0 goes first", 1, 0, 3),
             "idempotency_key": _s("same key and arguments give the same run", maxLength=512),
             "metadata": _o("your labels"),
             "backend_config": _o(
-                "claude_code, codex: model, effort, append_system_prompt, mcp_servers; remote_a2a: agent_url, "
-                "auth_token | auth_token_env, headers"
+                "model, effort, append_system_prompt, mcp_servers; remote_a2a: agent_url, auth_token | "
+                "auth_token_env, headers"
             ),
         },
         ("cwd",),
@@ -122,13 +113,13 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(
         "poll_events",
-        "Events of a run behind after_seq. Waits up to wait_ms while there are none; an empty answer is normal.",
+        "Events of a run behind after_seq. Waits while there are none; an empty answer is normal.",
         {
             **_RUN,
             "after_seq": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_after_seq"},
             "limit": _i("events at most", 100, 1, 1000),
             "wait_ms": _i("0: do not wait", 20_000, 0, 50_000),
-            "types": {"type": "array", "items": _s(), "minItems": 1, "description": "only these event types"},
+            "types": {"type": "array", "items": _s(), "minItems": 1, "description": "only these"},
             "max_chars": _i("size of the answer", 8_000, 1_000, 200_000),
         },
         idempotent=True,

@@ -80,6 +80,8 @@ class Checks:
         self._last_seq = last_seq
         self._round = 0
         self._said: dict[str, str] = {}
+        self._failed: dict[bytes, JsonObject] = {}
+        """What did not pass, by the tree that was looked at: the agent may have changed nothing since."""
 
     async def run(self, cwd: Path, env: Mapping[str, str], tree: str | None) -> list[JsonObject]:
         """Runs them one after the other. Returns how each went.
@@ -96,7 +98,7 @@ class Checks:
 
     async def _one(self, check: JsonObject, cwd: Path, env: Mapping[str, str], tree: str | None) -> JsonObject:
         key = _key(check, env, tree, str(cwd)) if tree else b""
-        if key and (known := self._passed.find(key)):
+        if key and (known := self._passed.find(key) or self._failed.get(key)):
             return {**known, "name": check["name"], "required": check["required"], "memoised": True}
         name, command = f"check:{self._round}:{check['name']}", check["run"]
         await self._emit(CommandStarted(command_id=name, command=command, cwd=str(cwd)))
@@ -114,6 +116,8 @@ class Checks:
         result = compact({"name": check["name"], "status": status, **facts, "required": check["required"]})
         if key and passed:
             self._passed.add(key, {name: value for name, value in result.items() if name != "seq"})
+        elif key:
+            self._failed[key] = result
         return result
 
     def mending(self, results: Sequence[JsonObject]) -> str:
@@ -121,7 +125,7 @@ class Checks:
         parts = ["What you did does not pass the checks of this task. Mend it, and say when it is done."]
         for result in results:
             if result["required"] and result["status"] != "passed":
-                output = self._said.get(result["name"], "")[-TOLD_CHARS:]
+                output = self._said.get(result["name"], "")[-TOLD_CHARS:].strip()
                 code = f"exit code {result['exit_code']}" if "exit_code" in result else "it took too long"
                 command = next(check["run"] for check in self._wanted if check["name"] == result["name"])
                 parts.append(f"## {result['name']}: {code}\n\n`{command}`\n\n```\n{output}\n```")

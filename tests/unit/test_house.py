@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 STORE, ENGINE, DOORS = "orchestrator.store", "orchestrator.engine", "orchestrator.doors"
-QUERIES, HOST, CLI = "orchestrator.queries", "orchestrator.host", "orchestrator.cli"
+QUERIES, HOST, CLI, PLACES = "orchestrator.queries", "orchestrator.host", "orchestrator.cli", "orchestrator.workspaces"
 AGENTS = ("backends", "test_agents")
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     # who                      may not import
@@ -23,15 +23,16 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "orchestrator/events.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/backend.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/process.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
-    "orchestrator/store/": (ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/store/": (ENGINE, DOORS, QUERIES, HOST, CLI, PLACES, *AGENTS),
+    "orchestrator/workspaces/": (ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/engine/": (DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/queries.py": (DOORS, HOST, CLI, *AGENTS),
     "orchestrator/doors/": (HOST, CLI, *AGENTS),
     "orchestrator/listing.py": (ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/host/": (CLI, "test_agents"),
     "orchestrator/cli/": AGENTS,
-    "backends/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, "test_agents"),
-    "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI),
+    "backends/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, PLACES, "test_agents"),
+    "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, PLACES),
 }
 
 SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge", "host.commands")
