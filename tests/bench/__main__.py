@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.bench import agents, cli, host, kill, limits, local, reliability, remote, server
+from tests.bench import agents, cli, host, kill, limits, local, places, reliability, remote, server
 from tests.bench.figures import Figure, Report, compare, machine, versions
 from tests.bench.workbench import ROOT
 
@@ -38,6 +38,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "waiting": host.waiting,
     "claude_code": partial(agents.runs, "claude_code"),
     "codex": partial(agents.runs, "codex"),
+    "places": places.places,
     "answering": cli.answering,
     "following": cli.following,
 }

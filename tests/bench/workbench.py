@@ -76,8 +76,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench() -> AsyncGenerator[Bench]:
-    """A fresh bench."""
+async def open_bench(within: str | None = None) -> AsyncGenerator[Bench]:
+    """A fresh bench, in a directory or where temporary files go."""
     backends = Backends({**BACKENDS, **SCRIPTED})
     talker = Talker()
 
@@ -87,7 +87,7 @@ async def open_bench() -> AsyncGenerator[Bench]:
         except InvalidArgument as error:
             raise SystemExit(str(error)) from error
 
-    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="orchestrator-bench-", dir=within) as folder:
         cwd = Path(folder, "project")
         cwd.mkdir()
         async with Engine(Home(Path(folder, "home")), load) as engine:

@@ -1,4 +1,4 @@
-"""Random repositories and random edits: the patch of a snapshot is exactly what changed, and looking changes nothing."""
+"""Random repositories, random edits: the patch of a snapshot is exactly what changed, and looking changes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.model import JsonObject
-from orchestrator.store.layout import Workspace
+from orchestrator.model import JsonObject, RunSpec
+from orchestrator.store.layout import RunDir, Workspace
 from orchestrator.workspaces.asked import workspace_of
 from orchestrator.workspaces.git import Git
 from orchestrator.workspaces.places import Place
@@ -35,24 +35,31 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**fixed, "GIT_CONFIG_NOSYSTEM": "1", **more}
 
 
-def git(where: Path, *arguments: str | bytes, check: bool = True, **more: str) -> str:
+def git(where: Path, *arguments: str | bytes, check: bool = True, more: Mapping[str, str] | None = None) -> str:
     """A git command of the user's or of the agent's."""
     who = ("-c", "user.name=User", "-c", "user.email=user@localhost", "-c", "protocol.file.allow=always")
     done = subprocess.run(
-        ["git", *who, *arguments], cwd=where, env=environment(where.parent, **more), capture_output=True, check=False
+        ["git", *who, *arguments],
+        cwd=where,
+        env=environment(where.parent, **(more or {})),
+        capture_output=True,
+        check=False,
     )
     assert not check or not done.returncode, (arguments, done.stderr)
     return os.fsdecode(done.stdout).rstrip("\n")
 
 
-def place_in(cwd: Path, env: dict[str, str], **workspace: Any) -> Place:
-    """The place of a new run, by default in a worktree, as the engine has it."""
-    asked = workspace_of({"mode": "worktree", **workspace}, cwd, env)
-    spec = spec_in(cwd, agent_name="tom", workspace=asked)
+def spec_of(cwd: Path, env: Mapping[str, str], **workspace: Any) -> RunSpec:
+    """A run that asks for a workspace, a worktree by default. Its directory is there."""
+    spec = spec_in(cwd, agent_name="tom", workspace=workspace_of({"mode": "worktree", **workspace}, cwd, env))
     Workspace(cwd).open()
-    run_dir = Workspace(cwd).run(spec.run_id)
-    run_dir.path.mkdir(mode=0o700)
-    return Place(run_dir, spec, env)
+    dir_of(spec).path.mkdir(mode=0o700)
+    return spec
+
+
+def dir_of(spec: RunSpec) -> RunDir:
+    """The directory of a run."""
+    return Workspace(spec.cwd).run(spec.run_id)
 
 
 def _entries(folder: bytes) -> Iterator[tuple[bytes, tuple[str, bytes]]]:
@@ -181,11 +188,18 @@ def _change(top: bytes, edit: Edit, chosen: bytes) -> None:
             _write(own, Path(os.fsdecode(own)).read_bytes()[: edit.number * 9] + edit.content)
         case "chmod" if regular:
             os.chmod(own, os.stat(own).st_mode ^ 0o111)
-        case "delete":
-            _remove(own)
         case "rename" if os.path.lexists(own) and not edit.path.startswith(chosen + b"/"):
             os.rename(own, top + b"/moved")
             os.rename(top + b"/moved", _free(top, edit.path))
+        case _:
+            _change_kind(top, edit, chosen)
+
+
+def _change_kind(top: bytes, edit: Edit, chosen: bytes) -> None:
+    own = top + b"/" + chosen
+    match edit.kind:
+        case "delete":
+            _remove(own)
         case "link":
             os.symlink(edit.target, _free(top, edit.path))
         case "unlink":
@@ -216,21 +230,22 @@ def begun(folder: Path, base: list[Edit], user: list[Edit], *, stash: bool) -> P
     return repo
 
 
-def applied(repo: Path, tree: str, patch: Path, folder: Path, **objects: str) -> Files:
+def applied(repo: Path, tree: str, patch: Path, folder: Path, objects: Mapping[str, str] | None = None) -> Files:
     """What a clean checkout of a tree holds once the patch is applied by plain git."""
     clean = folder / "clean"
     clean.mkdir()
     into = {"GIT_DIR": str(repo / ".git"), "GIT_WORK_TREE": str(clean), "GIT_INDEX_FILE": str(folder / "clean.index")}
-    git(clean, "read-tree", tree, **into, **objects)
-    git(clean, "checkout-index", "-a", **into, **objects)
+    into.update(objects or {})
+    git(clean, "read-tree", tree, more=into)
+    git(clean, "checkout-index", "-a", more=into)
     if patch.stat().st_size:
         git(clean, "apply", "--binary", str(patch))
     return files_in(clean)
 
 
-def numbers(repo: Path, old: str, new: str, **objects: str) -> tuple[int, int, int]:
+def numbers(repo: Path, old: str, new: str, objects: Mapping[str, str]) -> tuple[int, int, int]:
     """Files, insertions and deletions as git counts them."""
-    lines = [line.split("\t") for line in git(repo, "diff", "-M", "--numstat", old, new, **objects).splitlines()]
+    lines = [line.split("\t") for line in git(repo, "diff", "-M", "--numstat", old, new, more=objects).splitlines()]
     added, removed = ([int(line[place]) for line in lines if line[place] != "-"] for place in (0, 1))
     return len(lines), sum(added), sum(removed)
 
@@ -258,8 +273,8 @@ def test_the_patch_of_any_edits_makes_the_same_directory_and_looking_changes_not
         assert snapshots.yields(old, patch, new.tree)
         assert files_in(repo, without=()) == everything, "files, index, refs, stash and objects"
         assert new.left_out == ()
-        assert difference[:3] == numbers(repo, old, new.tree, **objects)
-        assert applied(repo, old, patch, folder, **objects) == visible(repo)
+        assert difference[:3] == numbers(repo, old, new.tree, objects)
+        assert applied(repo, old, patch, folder, objects) == visible(repo)
         # what is not exactly this patch from this tree to that is found out
         assert snapshots.yields(old, patch, old) == (old == new.tree)
         whole = patch.read_bytes()
@@ -282,7 +297,7 @@ def mine(repo: Path) -> tuple[object, ...]:
         (repo / ".git/HEAD").read_bytes(),
         git(repo, "stash", "list"),
         [ref for ref in refs if "/orchestrator/" not in ref],
-        git(repo, "status", "--porcelain=v2", "-z", "--untracked-files=all", GIT_OPTIONAL_LOCKS="0"),
+        git(repo, "status", "--porcelain=v2", "-z", "--untracked-files=all", more={"GIT_OPTIONAL_LOCKS": "0"}),
         git(repo, "fsck", "--no-dangling", "--no-progress"),
     )
 
@@ -297,7 +312,8 @@ def test_what_is_done_in_a_worktree_is_in_its_patch_and_the_worktree_goes_withou
         repo = begun(folder, base, user, stash=stash)
         Workspace(repo).open()
         before = mine(repo)
-        place = place_in(repo, environment(folder), include_uncommitted=uncommitted)
+        spec = spec_of(repo, environment(folder), include_uncommitted=uncommitted)
+        place = Place(dir_of(spec), spec, environment(folder))
         place.prepare()
         worktree = place.cwd
         begins_with = visible(repo) if uncommitted else _committed(repo, folder)
