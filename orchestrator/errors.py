@@ -87,6 +87,10 @@ class Conflict(OrchestratorError):
     """The call contradicts an earlier one, or names several things at once."""
 
 
+class GitError(Conflict):
+    """git refused or failed; the sentence is git's own."""
+
+
 class AlreadyAnswered(Conflict):
     """The request was resolved before; nothing was changed."""
 
@@ -159,6 +163,7 @@ TABLE: dict[type[OrchestratorError], Row] = {
     ArtifactNotFound: Row("artifact_not_found", 4),
     ProfileNotFound: Row("profile_not_found", 4),
     Conflict: Row("conflict", 3),
+    GitError: Row("conflict", 3),
     AlreadyAnswered: Row("already_answered", 3),
     WrongState: Row("wrong_state", 5),
     Unsupported: Row("unsupported", 2),

@@ -308,7 +308,7 @@ def _status_changed(run: Run, event: Event) -> JsonObject:
     if progress := data.get("progress"):
         changes |= {"progress": progress, "summary": _clip(_in_words(progress))}
     if changes["status"] in TERMINAL:
-        changes |= _known(run, data)
+        changes |= _known(run, event)
         changes["summary"] = _clip(data.get("reason") or run.summary)
     return changes
 
@@ -336,28 +336,33 @@ _FACTS = ("changes", "verification", "acceptance", "reports", "deliverables", "n
 """What is known of an end beside the agent's answer; of a run that failed, too."""
 
 
-def _known(run: Run, data: JsonObject) -> JsonObject:
+def _result(data: JsonObject, seq: int, keys: tuple[str, ...]) -> JsonObject:
+    """What a run came to, with references to what is stored apart."""
+    refs: Mapping[str, Any] = data.get("artifact_refs", {})
+    whole = {f"{pointer[1:]}_ref": {"seq": seq, **ref} for pointer, ref in refs.items() if pointer[1:] in keys}
+    return {key: data[key] for key in keys if key in data} | whole
+
+
+def _known(run: Run, event: Event) -> JsonObject:
     """What a run came to that was not completed: its place, and what it leaves."""
-    result = {key: data[key] for key in ("final_response", *_FACTS) if key in data}
-    return {"result": result or None, "workspace": data.get("workspace", run.workspace)}
+    result = _result(event.data, event.seq, ("final_response", *_FACTS))
+    return {"result": result or None, "workspace": event.data.get("workspace", run.workspace)}
 
 
 def _run_completed(run: Run, event: Event) -> JsonObject:
     data = event.data
-    result = {key: data[key] for key in (*_ANSWER, *_FACTS) if key in data}
-    refs: Mapping[str, Any] = data.get("artifact_refs", {})
-    result |= {
-        f"{pointer[1:]}_ref": {"seq": event.seq, **ref} for pointer, ref in refs.items() if "/" not in pointer[1:]
+    return {
+        "status": Status.COMPLETED,
+        "result": _result(data, event.seq, (*_ANSWER, *_FACTS)),
+        "summary": _clip(data.get("final_response") or "") or run.summary,
+        "workspace": data.get("workspace", run.workspace),
     }
-    summary = _clip(data.get("final_response") or "") or run.summary
-    workspace = data.get("workspace", run.workspace)
-    return {"status": Status.COMPLETED, "result": result, "summary": summary, "workspace": workspace}
 
 
 def _run_failed(run: Run, event: Event) -> JsonObject:
     error = Failure.from_json(event.data)
     status = Status.REJECTED if event.type == "rejected" else Status.FAILED
-    return {"status": status, "error": error, "summary": _clip(error.message), **_known(run, event.data)}
+    return {"status": status, "error": error, "summary": _clip(error.message), **_known(run, event)}
 
 
 _STEPS: dict[str, Callable[[Run, Event], JsonObject]] = {

@@ -259,7 +259,7 @@ class RunSpec(Document):
     profile: ProfileRef | None = None
     workspace: JsonObject | None = None
     """Where it works, exact: see `workspaces.asked`; None for `cwd` itself. Of a session that goes on, `of` names the
-    run whose place it is, and `after` the run before this one."""
+    run that made the place."""
     checks: list[JsonObject] | None = None
     """What the host runs in the end: `{name, run, timeout_s, required}`."""
     acceptance: list[str] | None = None

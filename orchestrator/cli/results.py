@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from orchestrator import config
 from orchestrator.cli.output import DONE, console, print_json, say
 from orchestrator.cli.reach import Reach, command
 from orchestrator.errors import WrongState
@@ -24,7 +25,8 @@ def diff(reach: Reach, run_dir: RunDir, *, stat: bool, as_json: bool) -> int:
     run = RunReader(run_dir).state().run
     if not run.terminal:
         raise WrongState(f"{run.run_id} is {run.status}; its patch is made when it is over")
-    patch = Result(run_dir, sealed_spec(reach.home, run_dir), os.environ).patch()
+    trusted = config.load(reach.home.path, reach.cwd, os.environ).settings.trusts(run_dir.workspace.cwd)
+    patch = Result(run_dir, sealed_spec(reach.home, run_dir), os.environ, trusted=trusted).patch()
     if as_json:
         print_json({"run_id": run.run_id, "changes": (run.result or {}).get("changes"), "patch": str(patch)})
     elif stat:

@@ -53,7 +53,7 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
         if (tree := _place(old.run_dir)).is_own:
-            row["workspace"] = str(tree.told and tree.told["path"])
+            row["workspace"] = str(tree.path)
         if as_json:
             print_json(row)
         else:

@@ -82,4 +82,5 @@ class Results:
         return await asyncio.to_thread(self._open, run_dir)
 
     def _open(self, run_dir: RunDir) -> Result:
-        return Result(run_dir, sealed_spec(self._engine.home, run_dir), self._caller.agent_env)
+        trusted = self._engine.lives.settings.trusts(run_dir.workspace.cwd)
+        return Result(run_dir, sealed_spec(self._engine.home, run_dir), self._caller.agent_env, trusted=trusted)

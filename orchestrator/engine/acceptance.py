@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -13,6 +14,8 @@ from orchestrator.errors import InvalidArgument
 from orchestrator.model import JsonObject, RunSpec, as_array, as_object
 
 MOST = 20
+EVIDENCE_CHARS = 4_000
+"""Of the evidence for all criteria together: what stands in a run's last event is read whole."""
 
 
 class Answered(NamedTuple):
@@ -31,8 +34,8 @@ def acceptance_of(given: Any) -> list[str] | None:
     listed = as_array(given)
     if listed is None or not all(isinstance(item, str) and item.strip() for item in listed):
         raise InvalidArgument("acceptance must be an array of sentences, each one thing that must hold")
-    if len(listed) > MOST or sum(map(len, listed)) > 16_000:
-        raise InvalidArgument(f"acceptance takes {MOST} sentences, of 16,000 characters together")
+    if len(listed) > MOST or sum(map(len, listed)) > 4_000:
+        raise InvalidArgument(f"acceptance takes {MOST} sentences, of 4,000 characters together")
     return [item.strip() for item in listed] or None
 
 
@@ -74,9 +77,13 @@ def _moved(schema: Any, place: str) -> Any:
     fields = as_object(schema)
     if fields is None:
         return schema
-    moved = {key: _moved(value, place) for key, value in fields.items() if key not in ("$schema", "$id")}
+    moved = {key: _moved(value, place) for key, value in fields.items() if not _names_root(key, value)}
     ref = fields.get("$ref")
-    return {**moved, "$ref": place + ref[1:]} if isinstance(ref, str) and ref.startswith("#") else moved
+    return {**moved, "$ref": place + ref[1:]} if isinstance(ref, str) and re.match(r"#(/|$)", ref) else moved
+
+
+def _names_root(key: str, value: Any) -> bool:
+    return key in ("$schema", "$id") and isinstance(value, str)
 
 
 def answered(spec: RunSpec, outcome: Completed, structured: Any) -> Answered | str:
@@ -95,8 +102,9 @@ def answered(spec: RunSpec, outcome: Completed, structured: Any) -> Answered | s
         return "the run was asked to answer each criterion of acceptance and did not"
     result: Any = document["result"]
     text = result if isinstance(result, str) else orjson.dumps(result).decode()
+    room = EVIDENCE_CHARS // len(answers)
     told = [
-        {"criterion": criterion, "met": answer["met"], "evidence": answer["evidence"][:2_000]}
+        {"criterion": criterion, "met": answer["met"], "evidence": answer["evidence"][:room]}
         for criterion, answer in zip(spec.acceptance, cast(Sequence[JsonObject], answers), strict=True)
     ]
     given = result if spec.output_schema is not None else None

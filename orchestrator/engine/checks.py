@@ -151,12 +151,19 @@ def _key(check: JsonObject, env: Mapping[str, str], tree: str, cwd: str) -> byte
 async def _run(command: str, cwd: Path, env: Mapping[str, str], timeout_s: float) -> Ran:
     """Runs one command by the shell, in a process group of its own, of which nothing is left."""
     began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", command, cwd=cwd, env=dict(env), start_new_session=True,
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    ours, theirs = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", command, cwd=cwd, env=dict(env), start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+        )  # fmt: skip
+    except OSError as error:
+        os.close(ours)
+        return Ran(127, f"it cannot be started: {error}", 0)
+    finally:
+        os.close(theirs)
     output = _Output()
-    reading = asyncio.create_task(output.read(process.stdout))
+    reading = asyncio.create_task(output.read(ours))
     exit_code: int | None = None
     try:
         async with asyncio.timeout(timeout_s):
@@ -168,6 +175,7 @@ async def _run(command: str, cwd: Path, env: Mapping[str, str], timeout_s: float
             os.killpg(process.pid, signal.SIGKILL)
         await asyncio.wait({reading}, timeout=_EOF_S)  # whoever left the group may hold the pipe open
         reading.cancel()
+        await asyncio.wait({reading})
         await process.wait()
     return Ran(exit_code, output.text, int((time.monotonic() - began) * 1000))
 
@@ -180,9 +188,19 @@ class _Output:
         self._tail = bytearray()
         self._cut = 0
 
-    async def read(self, stream: asyncio.StreamReader | None) -> None:
-        """Takes in everything."""
-        while stream and (piece := await stream.read(64 * 1024)):
+    async def read(self, pipe: int) -> None:
+        """Takes in everything, and closes the pipe."""
+        stream = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        file = os.fdopen(pipe, "rb", 0)  # closed by the transport
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), file)
+        try:
+            await self._take(stream)
+        finally:
+            transport.close()
+
+    async def _take(self, stream: asyncio.StreamReader) -> None:
+        while piece := await stream.read(64 * 1024):
             room = HEAD_BYTES - len(self._head)
             self._head += piece[:room]
             self._tail += piece[room:]

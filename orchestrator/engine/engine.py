@@ -110,6 +110,7 @@ class Engine:
             asked = {**arguments, "backend_config": without_credentials(arguments.get("backend_config") or {})}
             known = await asyncio.to_thread(find_run, arguments["cwd"], arguments.get("idempotency_key"), asked)
             if known is not None:  # whatever became of its profile
+                await asyncio.to_thread(self._check_visible, known.run_id, caller)
                 return await self.state(known)
         if "profile" in arguments:
             profile = await asyncio.to_thread(self._profile, arguments["profile"], arguments["cwd"])

@@ -17,7 +17,6 @@ from typing import Literal
 from orchestrator.backend import Backend
 from orchestrator.config import Settings
 from orchestrator.ends import Outcome
-from orchestrator.engine.checks import Passed
 from orchestrator.engine.clock import ActiveClock, patience_of
 from orchestrator.engine.equipment import ask_for_credentials, bind_session, credentials_of, native_session
 from orchestrator.engine.face import Door, Face
@@ -27,7 +26,7 @@ from orchestrator.engine.profiled import instructed
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
 from orchestrator.engine.steering import Steering
-from orchestrator.engine.work import Work
+from orchestrator.engine.work import Shared, Work
 from orchestrator.errors import StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
@@ -73,7 +72,7 @@ class Life:
         history: how far an earlier owner had come; None for a new run.
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
         face: where the agent is heard, and our home; None if it is nowhere.
-        passed: the checks that passed in this process.
+        shared: by the works of this process.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Life:
         *,
         hosted: bool = False,
         face: tuple[Door, str] | None = None,
-        passed: Passed,
+        shared: Shared,
     ) -> None:
         self.spec = spec = instructed(spec, backend)
         self.log = log
@@ -108,7 +107,7 @@ class Life:
         self.settings = settings
         self._slot: Slot | None = None
         self._facts: JsonObject = {}
-        self._work = Work(self, backend, passed)
+        self._work = Work(self, backend, shared)
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
         self._leaving = asyncio.Event()

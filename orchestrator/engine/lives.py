@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from orchestrator import config
 from orchestrator.backend import Backend
 from orchestrator.engine.caller import Caller
-from orchestrator.engine.checks import Passed
 from orchestrator.engine.face import Door
 from orchestrator.engine.history import History
 from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
 from orchestrator.engine.order import SessionOrder
 from orchestrator.engine.slots import Kind, Slots
+from orchestrator.engine.work import Shared
 from orchestrator.model import RunSpec
 from orchestrator.store.layout import Home
 from orchestrator.store.log import RunLog
@@ -48,7 +48,7 @@ class Lives:
         self.draining: str | None = None
         """Why no new runs are taken any more, and none are taken over, for whoever asks."""
         self._lives: dict[str, Life] = {}
-        self._passed = Passed()
+        self._shared = Shared()
         self._callers: list[Caller] = []
         self._order = SessionOrder()
         self._slots: dict[Kind, Slots] = {"local": Slots(), "remote": Slots()}
@@ -146,7 +146,7 @@ class Lives:
         if self.door and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
             face = (self.door, str(self.home.path))
         life = Life(
-            spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face, passed=self._passed
+            spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face, shared=self._shared
         )
         self._lives[spec.run_id] = life
         for caller in self._callers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
@@ -130,17 +131,26 @@ def _failure(
     return LastEvent(event, {"code": code, "message": message[:8000], "resumable": resumable, "next_step": step})
 
 
-async def _completed(spec: RunSpec, end: Completed) -> LastEvent:
-    data: JsonObject = {"final_response": end.final_response}
+async def fitting(spec: RunSpec, end: Completed) -> Completed | Failed:
+    """The end with its structured output, or why that does not fit the run's schema."""
+    if spec.output_schema is None:
+        return end
     structured = end.structured_output
-    if spec.output_schema is not None:
-        if structured is None:
-            structured = json_in(end.final_response)
-        problem = "the run was asked for structured output and gave none"
-        if structured is None or (problem := await asyncio.to_thread(mismatch, spec.output_schema, structured)):
-            return _failure("invalid_output", f"{problem}; the agent's answer was: {end.final_response[:4000]}")
-    if structured is not None:
-        data["structured_output"] = structured
+    if structured is None:
+        structured = json_in(end.final_response)
+    problem = "the run was asked for structured output and gave none"
+    if structured is None or (problem := await asyncio.to_thread(mismatch, spec.output_schema, structured)):
+        return Failed(code="invalid_output", message=f"{problem}; the agent's answer was: {end.final_response[:4000]}")
+    return replace(end, structured_output=structured)
+
+
+async def _completed(spec: RunSpec, end: Completed) -> LastEvent:
+    end_or_not = await fitting(spec, end)
+    if isinstance(end_or_not, Failed):
+        return _failure(end_or_not.code, end_or_not.message)
+    data: JsonObject = {"final_response": end_or_not.final_response}
+    if end_or_not.structured_output is not None:
+        data["structured_output"] = end_or_not.structured_output
     if end.usage is not None:
         data["usage"] = end.usage.to_json()
     return LastEvent("run_completed", data)

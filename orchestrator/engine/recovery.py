@@ -132,13 +132,13 @@ class Recovery:
         """Finds a run's remote work again, starts one that had not begun, and ends what can only be ended."""
         spec, log, history = inherited
         if log.run.terminal:
-            await asyncio.to_thread(leave_behind, log.dir, spec, log.run.workspace)
+            await asyncio.to_thread(leave_behind, log.dir, spec, log.run.workspace, {})
             log.close()
             await self._lives.settle(spec.run_id)
         elif history.started and "attach" not in backend.abilities:
             await self._bury(inherited, Stop("lost"))
         elif not history.started and not await asyncio.to_thread(was_answered, log.dir, spec):
-            await asyncio.to_thread(leave_behind, log.dir, spec, {"kept": False})
+            await asyncio.to_thread(leave_behind, log.dir, spec, {"kept": False}, {})
             await asyncio.to_thread(discard, self._lives.home, log.dir, spec)
             log.close()
         elif not history.started and spec.masked:
@@ -164,7 +164,7 @@ class Recovery:
             bound, facts = "native_session_id" in session, unlooked(place)
             last = await last_event(spec, log.run, why, bound=bound, facts=facts)
             await log.end(last.type, last.data)
-            await asyncio.to_thread(leave_behind, log.dir, spec, None)
+            await asyncio.to_thread(leave_behind, log.dir, spec, None, {})
             await self._lives.settle(spec.run_id)
         except Exception as error:  # noqa: BLE001  it stays as it is; whoever looks at it tries again
             logger.warning("cannot end %s, whose owner is gone: %r", spec.run_id, error)

@@ -12,6 +12,7 @@ FOLDER = ".orchestrator/reports"
 MOST = 20
 """Reports that are told of one run at most, the newest of them."""
 MOST_SEEN = 2_000
+MOST_BYTES = 4 * 2**20
 DEEPEST = 3
 
 
@@ -44,3 +45,31 @@ class Reports:
                 elif entry.name.endswith(".md") and entry.is_file(follow_symlinks=False):
                     facts = entry.stat(follow_symlinks=False)
                     yield str(Path(entry.path).relative_to(self._cwd)), (facts.st_mtime_ns, facts.st_size)
+
+
+def bring(cwd: Path, home: Path, name: str, run_id: str) -> str | None:
+    """Copies a report to where the caller finds it, over nothing, and through no link: agents write at both ends.
+
+    Returns:
+        Its path below the caller's directory; None if it could not be brought.
+    """
+    source, folder = cwd / name, (home / name).parent
+    if not source.resolve().is_relative_to(cwd.resolve()):
+        return None
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.resolve().is_relative_to(home.resolve()):
+            return None
+        content = _read(source)
+        for target in (home / name, folder / f"{source.stem}-{run_id}{source.suffix}"):
+            with suppress(FileExistsError):
+                descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                return str(target.relative_to(home))
+    return None
+
+
+def _read(path: Path) -> bytes:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        return file.read(MOST_BYTES)

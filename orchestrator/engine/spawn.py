@@ -24,6 +24,7 @@ from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 from orchestrator.store.reader import RunReader
 from orchestrator.workspaces.asked import checks_of, workspace_of
+from orchestrator.workspaces.git import top_of
 
 CALLER = "caller"
 """The name of whoever spawned the root of a tree, among agents."""
@@ -102,7 +103,7 @@ def request_of(
         priority=arguments.get("priority", 1),
         client_cwd=client_cwd,
         profile=profile,
-        workspace=_workspace(arguments, mode, earlier, cwd, env),
+        workspace=_workspace(arguments, mode, earlier, cwd, env, trusted=settings.trusts(cwd)),
         checks=checks_of(arguments.get("checks") or []),
         acceptance=acceptance_of(arguments.get("acceptance") or []),
         require_changes=arguments.get("require_changes", False),
@@ -119,10 +120,16 @@ def _earlier(cwd: Path, session_id: str) -> RunSpec | None:
 
 
 def _workspace(
-    arguments: Mapping[str, Any], mode: SessionMode, earlier: RunSpec | None, cwd: Path, env: Mapping[str, str]
+    arguments: Mapping[str, Any],
+    mode: SessionMode,
+    earlier: RunSpec | None,
+    cwd: Path,
+    env: Mapping[str, str],
+    *,
+    trusted: bool,
 ) -> JsonObject | None:
     if mode == "new":
-        return workspace_of(arguments.get("workspace") or {}, cwd, env)
+        return workspace_of(arguments.get("workspace") or {}, cwd, env, trusted=trusted)
     if "workspace" in arguments:
         raise InvalidArgument(f"a session that is {mode}d stays where it was; leave out workspace")
     if earlier is None or earlier.workspace is None:
@@ -137,7 +144,7 @@ def going_on(earlier: RunSpec) -> JsonObject | None:
     """The workspace of a run that goes on where an earlier one of its session worked."""
     if earlier.workspace is None:
         return None
-    return {**earlier.workspace, "of": earlier.workspace.get("of") or earlier.run_id, "after": earlier.run_id}
+    return {**earlier.workspace, "of": earlier.workspace.get("of") or earlier.run_id}
 
 
 def lineage(parent: Parent | None) -> JsonObject:
@@ -152,6 +159,8 @@ def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None
     """Refuses what the backend does not support."""
     if spec.session_mode in ("resume", "fork") and spec.session_mode not in backend.abilities:
         raise Unsupported(f"backend {backend.name!r} cannot {spec.session_mode} sessions; use session_mode 'new'")
+    if spec.require_changes and spec.workspace is None and ("attach" in backend.abilities or top_of(spec.cwd) is None):
+        raise InvalidArgument("require_changes needs a git repository to see them in; use workspace mode 'worktree'")
     if "fix_attempts" in spec.limits and "resume" not in backend.abilities:
         raise Unsupported(
             f"backend {backend.name!r} cannot resume sessions, so it mends nothing; leave out fix_attempts"

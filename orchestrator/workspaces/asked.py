@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.errors import InvalidArgument, nearest
+from orchestrator.errors import GitError, InvalidArgument, nearest
 from orchestrator.model import JsonObject, as_array, as_object
-from orchestrator.workspaces.git import Git, GitError
+from orchestrator.workspaces.git import Git
 
 MODES = ("shared", "worktree", "clone")
 KEEP = ("on_failure", "always", "never")
@@ -23,8 +23,11 @@ CHECK_S = 600.0
 _REMOTE = re.compile(r"[\w.+-]+@[\w.-]+:.+|(https?|ssh|git|file)://.+")
 
 
-def workspace_of(given: Any, cwd: Path, env: Mapping[str, str]) -> JsonObject | None:
+def workspace_of(given: Any, cwd: Path, env: Mapping[str, str], *, trusted: bool = False) -> JsonObject | None:
     """The workspace of a run, exact; None for the directory itself. Asks git, so it is called in a thread.
+
+    Args:
+        trusted: programs of the repository's own configuration may be run.
 
     Raises:
         InvalidArgument: it is malformed, or cannot be had here, with the reason.
@@ -37,6 +40,11 @@ def workspace_of(given: Any, cwd: Path, env: Mapping[str, str]) -> JsonObject | 
     where = Path(asked["repo"]) if "repo" in asked else cwd
     git = Git(where, env)
     top, prefix = _place_of(git, bare=asked["mode"] == "clone")
+    if not trusted and (programs := git.own_programs()):
+        raise InvalidArgument(
+            f"{top} has {programs[0]} in its own configuration, which is run for folders in trusted_dirs alone; list "
+            "it there in your settings, or use workspace mode 'shared'"
+        )
     exact = {**asked, "top": top, "prefix": prefix, "base": _commit(git, asked.get("base", "HEAD"))}
     if asked.get("include_uncommitted") and git.run("ls-files", "-u"):
         raise InvalidArgument(f"{top} has a merge with conflicts, which include_uncommitted cannot carry over")

@@ -1,23 +1,29 @@
 """git, as the rest of the room uses it: one command after the other, with nothing of the caller's or the repository's
 configuration that could change what a command does or start a program.
 
-Blocks; called in threads. Filters (clean, smudge) are the exception: without them LFS and encrypted files would come
-out wrong. Those that came into a repository's own configuration while an agent worked in it are switched off.
+Blocks; called in threads. A filter (clean, smudge) is the exception, for without it LFS and encrypted files would come
+out wrong: those of the system's and the user's own configuration are used, and those of a repository's own, where an
+agent could have written, only if the user trusts the folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from orchestrator.errors import InvalidArgument, StoreError
+from orchestrator.errors import GitError, InvalidArgument
 
 LOCKED_S = 15.0
 """How long a lock that another git holds is waited for."""
+_LOOK_S = 0.1
 
 _FIXED = (
     *("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.safecrlf=false", "core.quotePath=true"),
@@ -32,11 +38,16 @@ _REMOVED = re.compile(
     r"PATHSPECS|CEILING_DIRECTORIES|DEFAULT_HASH|INTERNAL_.*)"
 )
 """Variables by which git would work somewhere else than it is told to, or otherwise."""
-_LOCKED = re.compile(rb"\.lock': File exists|could not lock config file|cannot lock ref|Unable to create .*\.lock")
+_LOCKED = re.compile(rb"\.lock': File exists|could not lock config file")
+_PROGRAM = re.compile(r"(filter\..+|merge\..+)\.(clean|smudge|process|driver)")
 
 
-class GitError(StoreError):
-    """A git command failed; the sentence is git's own."""
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: bytes
 
 
 class Git:
@@ -46,29 +57,36 @@ class Git:
         where: the directory.
         env: that of the client; its HOME has the user's identity and credentials.
         more: variables beside it, as GIT_INDEX_FILE.
-        flags: `key=value` of configuration beside the fixed ones.
+        off: programs of the repository's own configuration that are not to be run, see `own_programs`.
+        stop: ends the command that runs when it is set.
     """
 
     def __init__(
-        self, where: Path, env: Mapping[str, str], more: Mapping[str, str] | None = None, flags: tuple[str, ...] = ()
+        self,
+        where: Path,
+        env: Mapping[str, str],
+        more: Mapping[str, str] | None = None,
+        off: Sequence[str] = (),
+        stop: threading.Event | None = None,
     ) -> None:
         self.where = where
-        self._given = (env, flags)
+        self._given = (env, off, stop)
+        self._stop = stop
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         kept = {name: value for name, value in {**own, **env}.items() if not _REMOVED.fullmatch(name)}
         fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "0"}
-        self._env = {**kept, **fixed, **(more or {})}
-        self._command = ["git", *(word for flag in (*_FIXED, *flags) for word in ("-c", flag))]
+        self._env = {**kept, **fixed, **_settings(off), **(more or {})}
+        self._command = ["git", *(word for flag in _FIXED for word in ("-c", flag))]
 
     def at(self, where: Path, more: Mapping[str, str] | None = None) -> Git:
         """The same in another directory, or with other variables."""
-        env, flags = self._given
-        return Git(where, env, more, flags)
+        env, off, stop = self._given
+        return Git(where, env, more, off, stop)
 
-    def with_flags(self, flags: tuple[str, ...]) -> Git:
-        """The same with more configuration."""
-        env, own = self._given
-        return Git(self.where, env, None, (*own, *flags))
+    def without(self, off: Sequence[str]) -> Git:
+        """The same without these programs."""
+        env, _, stop = self._given
+        return Git(self.where, env, None, off, stop)
 
     def run(
         self,
@@ -85,44 +103,65 @@ class Git:
             ok: exit codes that are no failure.
 
         Raises:
-            GitError: it failed.
+            GitError: it failed, took too long, or was stopped.
         """
         deadline, pause = time.monotonic() + LOCKED_S, 0.02
         while True:
-            done = self._once(arguments, input, output, timeout_s)
-            if done.returncode in ok:
-                return done.stdout or b""
-            if not _LOCKED.search(done.stderr) or time.monotonic() > deadline:
-                raise GitError(f"git {arguments[0]} failed: {_words(done.stderr) or f'exit code {done.returncode}'}")
+            done = self.attempt(*arguments, input=input, output=output, timeout_s=timeout_s)
+            if done.code in ok:
+                return done.out
+            if not _LOCKED.search(done.err) or time.monotonic() > deadline:
+                raise GitError(f"git {arguments[0]} failed: {told(done.err) or f'exit code {done.code}'}")
             time.sleep(pause)
             pause = min(pause * 2, 0.5)
 
-    def refusal(self, *arguments: str) -> bytes:
-        """What a command that only looks complains of; nothing if it has no complaint."""
-        done = self._once(arguments, None, subprocess.PIPE, None)
-        return (done.stderr or b"error: it failed") if done.returncode else b""
+    def attempt(
+        self,
+        *arguments: str,
+        input: bytes | None = None,
+        output: int = subprocess.PIPE,
+        timeout_s: float | None = None,
+    ) -> Done:
+        """One command, however it ends. Nothing of it is left when it is stopped or takes too long.
 
-    def _once(
-        self, arguments: tuple[str, ...], given: bytes | None, output: int, timeout_s: float | None
-    ) -> subprocess.CompletedProcess[bytes]:
+        Raises:
+            GitError: it was stopped, took too long, or its directory is gone.
+        """
+        deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
+        with self._started(arguments, input, output) as process:
+            given = input
+            while True:
+                try:
+                    out, err = process.communicate(given, timeout=_LOOK_S if self._stop or timeout_s else None)
+                    return Done(process.returncode, out or b"", err)
+                except subprocess.TimeoutExpired:
+                    given = None
+                stopped = self._stop is not None and self._stop.is_set()
+                if stopped or time.monotonic() > deadline:
+                    _kill(process)
+                    process.communicate()
+                    why = "was stopped" if stopped else f"took longer than {timeout_s:g} s"
+                    raise GitError(f"git {arguments[0]} {why}")
+
+    def _started(self, arguments: tuple[str, ...], given: bytes | None, output: int) -> subprocess.Popen[bytes]:
         try:
-            return subprocess.run(
+            return subprocess.Popen(
                 [*self._command, *arguments],
                 cwd=self.where,
                 env=self._env,
-                input=given,
-                stdin=subprocess.DEVNULL if given is None else None,
+                stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.PIPE,
-                timeout=timeout_s,
-                check=False,
+                process_group=0,
             )
-        except FileNotFoundError as error:
+        except OSError as error:
             if not self.where.is_dir():
                 raise GitError(f"{self.where} is gone") from error
-            raise InvalidArgument("git is not installed, or not in PATH: only workspace mode 'shared' works") from error
-        except subprocess.TimeoutExpired as error:
-            raise GitError(f"git {arguments[0]} took longer than {timeout_s:g} s") from error
+            if isinstance(error, FileNotFoundError):
+                raise InvalidArgument(
+                    "git is not installed, or not in PATH: only workspace mode 'shared' works"
+                ) from error
+            raise GitError(f"git cannot be started in {self.where}: {error}") from error
 
     def text(self, *arguments: str, ok: tuple[int, ...] = (0,)) -> str:
         """One command whose answer is a line: its words, without the end of the line."""
@@ -135,30 +174,48 @@ class Git:
         except GitError:
             return None
 
+    def own_programs(self) -> list[str]:
+        """The filters and merge drivers that the repository's own configuration defines, by their keys: somebody who
+        may write there could have the one who runs git run anything."""
+        keys = r"^(filter\..*\.(clean|smudge|process)|merge\..*\.driver)$"
+        found = self.run("config", "--show-scope", "-z", "--get-regexp", keys, ok=(0, 1)).split(b"\0")
+        pairs = zip(found[::2], found[1::2], strict=False)
+        return [os.fsdecode(item).partition("\n")[0] for scope, item in pairs if scope not in (b"system", b"global")]
 
-def _words(stderr: bytes) -> str:
+
+def _settings(off: Sequence[str]) -> dict[str, str]:
+    """The variables that set programs to nothing. Not by -c, which cannot name what has a `=` in it."""
+    pairs: dict[str, str] = {}
+    for key in off:
+        if (match := _PROGRAM.fullmatch(key)) is None:
+            continue
+        if match[2] == "driver":
+            pairs[key] = "false"
+        else:
+            pairs |= {f"{match[1]}.{name}": "" for name in ("clean", "smudge", "process")}
+            pairs[f"{match[1]}.required"] = "false"
+    numbered = {f"GIT_CONFIG_{what}_{n}": text for n, pair in enumerate(pairs.items())
+                for what, text in zip(("KEY", "VALUE"), pair, strict=True)}  # fmt: skip
+    return {"GIT_CONFIG_COUNT": str(len(pairs)), **numbered} if pairs else {}
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends git with what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)  # it removes its own locks
+    try:
+        process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def told(stderr: bytes) -> str:
     """What git complains of, in a line."""
     said = stderr.decode(errors="replace").splitlines()
-    lines = [line for line in said if not line.startswith(("hint:", "Preparing"))]
-    told = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines[-3:]
-    return "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)[:1_000]
-
-
-def own_filters(git: Git) -> dict[str, str]:
-    """The filters that a repository's own configuration defines: key and command."""
-    found = git.run("config", "--local", "--includes", "-z", "--get-regexp", r"^filter\..*", ok=(0, 1))
-    pairs = (os.fsdecode(item).partition("\n") for item in found.split(b"\0") if item)
-    return {key: value for key, _, value in pairs}
-
-
-def switched_off(now: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """Flags that switch off the filters that were not there before, or were others."""
-    names = {key.rpartition(".")[0] for key, value in now.items() if known.get(key) != value}
-    return tuple(
-        flag
-        for name in sorted(names)
-        for flag in (f"{name}.clean=", f"{name}.smudge=", f"{name}.process=", f"{name}.required=false")
-    )
+    lines = [line for line in said if not line.startswith(("hint:", "Preparing", "Cloning", "warning:"))]
+    words = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines[-3:]
+    return "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in words)[:1_000]
 
 
 def top_of(cwd: Path) -> Path | None:

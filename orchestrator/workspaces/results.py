@@ -14,11 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from orchestrator.errors import Conflict, InvalidArgument, WrongState
+from orchestrator.errors import Conflict, GitError, InvalidArgument, WrongState
 from orchestrator.model import JsonObject, RunSpec, compact
 from orchestrator.store.layout import RunDir
-from orchestrator.workspaces.git import Git, GitError, top_of
-from orchestrator.workspaces.places import IDENTITY, Place
+from orchestrator.workspaces.git import Git, top_of
+from orchestrator.workspaces.making import IDENTITY
+from orchestrator.workspaces.places import Place
 from orchestrator.workspaces.snapshots import Snapshots, shown
 
 MOST_NAMED = 20
@@ -42,12 +43,12 @@ class Result:
 
     Args:
         env: of the caller: its identity signs commits.
+        trusted: see `Place`.
     """
 
-    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str]) -> None:
+    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str], *, trusted: bool) -> None:
         self._spec = spec
-        self._env = env
-        self._place = Place(run_dir, spec, env)
+        self._place = Place(run_dir, spec, env, trusted=trusted)
 
     def patch(self) -> Path:
         """The file of the patch, which may be empty; made now where nobody did, as after a crash.
@@ -85,15 +86,20 @@ class Result:
             raise WrongState(f"{self._spec.cwd} is in no git repository")
         if branch is not None and mode != "branch":
             raise InvalidArgument("branch goes with mode 'branch'")
-        with self._place.alone(), TemporaryDirectory(prefix="orc-") as scratch:
-            bringing = _Bringing(Git(top, self._env), Path(scratch), patch, self._place, three_way=three_way)
+        git = self._place.git(top)
+        with (
+            self._place.alone(),
+            TemporaryDirectory(prefix="orc-") as scratch,
+            Snapshots(git, Path(scratch), lasting=True) as trees,
+        ):
+            bringing = _Bringing(git, Path(scratch), trees, patch, self._place, three_way=three_way)
             match mode:
                 case "apply":
                     done = bringing.into_files(check_only)
                 case "commit":
                     done = bringing.as_commit(words, check_only)
                 case _:
-                    done = bringing.as_branch(branch or self._place.record["branch"], words, check_only)
+                    done = bringing.as_branch(branch or self._place.branch, words, check_only)
         return compact({"mode": mode, "applied": not check_only, **done})
 
     def discard(self) -> JsonObject:
@@ -105,26 +111,28 @@ class Result:
         place = self._place
         if place.mode == "shared":
             raise WrongState(f"{self._spec.run_id} worked in your own files; undo it with git")
-        if "path" not in place.record:
+        if place.told is None:
             raise WrongState(f"{self._spec.run_id} never had a workspace")
         self.patch()
         if (why := place.remove()) is not None:
-            raise Conflict(f"the workspace {place.record['path']} stays: {why}; look there, then remove it with git")
+            raise Conflict(f"the workspace {place.path} stays: {why}; look there, then remove it with git")
         place.forget_branch()
-        return {"removed": place.record["path"], "patch": str(place.patch)}
+        return {"removed": str(place.path), "patch": str(place.patch)}
 
 
 class _Bringing:
     """One attempt to bring a patch in; `scratch` takes what is only needed for that."""
 
-    def __init__(self, git: Git, scratch: Path, patch: Path, place: Place, *, three_way: bool) -> None:
+    def __init__(
+        self, git: Git, scratch: Path, trees: Snapshots, patch: Path, place: Place, *, three_way: bool
+    ) -> None:
         self._git = git
         self._scratch = scratch
+        self._trees = trees
         self._patch = patch
         self._base: str = place.record["base"]
         self._place = place
         self._three_way = three_way
-        self._trees = Snapshots(git, scratch / "trees", lasting=True)
 
     def into_files(self, check_only: bool) -> JsonObject:
         """Changes files of the working tree; the index stays as it is."""
@@ -132,9 +140,11 @@ class _Bringing:
         if self._three_way:
             now = self._trees.take().tree
             patch = self._written(now, self._merged(now))
+            if not patch.stat().st_size:
+                raise WrongState("what the run did is in your files already")
         self._try(patch)
         if not check_only:
-            self._git.run("apply", "--binary", str(patch))
+            self._apply(patch)
         return self._told(patch)
 
     def as_commit(self, words: Commit, check_only: bool) -> JsonObject:
@@ -142,16 +152,18 @@ class _Bringing:
         head = self._head()
         before = self._git.text("rev-parse", f"{head}^{{tree}}")
         after = self._merged(before) if self._three_way else self._on_top_of(before)
+        if after == before:
+            raise WrongState("what the run did is committed already")
         patch = self._written(before, after)
         self._try(patch, "--index")
         if check_only:
             return self._told(patch)
         commit = self._commit(after, head, words)
-        self._git.run("apply", "--binary", "--index", str(patch))
+        self._apply(patch, "--index")
         try:
             self._git.run("update-ref", "-m", f"orchestrator: {words.title}", "HEAD", commit, head)
         except GitError as error:
-            self._git.run("apply", "--binary", "--index", "--reverse", str(patch))
+            self._apply(patch, "--index", "--reverse")
             raise Conflict(f"something else was committed in the same moment; try again ({error})") from error
         return {**self._told(patch), "commit": commit}
 
@@ -163,7 +175,7 @@ class _Bringing:
             raise Conflict(f"branch {branch!r} is checked out; use mode 'commit'")
         self._need_base()
         tip = self._git.asks("rev-parse", "--verify", "-q", f"refs/heads/{branch}")
-        if tip and branch != self._place.record["branch"]:
+        if tip and branch != self._place.branch:
             raise Conflict(f"branch {branch!r} exists already; choose another")
         after = self._on_top_of(self._git.text("rev-parse", f"{self._base}^{{tree}}"))
         told = {**self._told(self._patch), "branch": branch}
@@ -171,8 +183,8 @@ class _Bringing:
             return {**told, "commit": tip} if tip and not check_only else told
         commit = self._commit(after, tip or self._base, words)
         self._git.run("update-ref", f"refs/heads/{branch}", commit, tip or "0" * len(commit))
-        worktree = Path(self._place.record["path"])
-        if (worktree / ".git").exists() and self._place.mode == "worktree" and branch == self._place.record["branch"]:
+        worktree = self._place.path
+        if (worktree / ".git").exists() and self._place.mode == "worktree" and branch == self._place.branch:
             with suppress(GitError):  # its files are those of the commit; only its index does not know yet
                 self._git.at(worktree).run("reset", "-q")
         return {**told, "commit": commit}
@@ -215,10 +227,17 @@ class _Bringing:
         self._trees.write_patch(before, after, patch)
         return patch
 
+    def _apply(self, patch: Path, *how: str) -> None:
+        if patch.stat().st_size:
+            self._git.run("apply", "--binary", *how, str(patch))
+
     def _try(self, patch: Path, *how: str, git: Git | None = None) -> None:
-        if patch.stat().st_size and (refusal := (git or self._git).refusal("apply", "--check", *how, str(patch))):
-            found = [one or other for one, other in _PATH.findall(refusal)]
-            raise _conflict(list(dict.fromkeys(found)), refusal.decode(errors="replace"))
+        if not patch.stat().st_size:
+            return
+        done = (git or self._git).attempt("apply", "--check", "--binary", *how, str(patch))
+        if done.code:
+            found = [one or other for one, other in _PATH.findall(done.err)]
+            raise _conflict(list(dict.fromkeys(found)), done.err.decode(errors="replace"))
 
     def _commit(self, tree: str, parent: str, words: Commit) -> str:
         try:

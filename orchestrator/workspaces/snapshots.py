@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from orchestrator.workspaces.git import Git, GitError
+from orchestrator.errors import GitError
+from orchestrator.workspaces.git import Git, told
 
 LARGE_BYTES = 64 * 2**20
 """New files beyond this size are no part of a patch: they are named instead."""
@@ -43,24 +46,38 @@ class Difference(NamedTuple):
 
 
 class Snapshots:
-    """Of one working tree.
+    """Of one working tree. To be closed: until then its objects are there.
 
     Args:
         git: at the top of the working tree.
-        scratch: a directory for the index and the objects; made if it is missing.
+        within: where a directory for the index and the objects is made.
         lasting: the objects go to the repository's own, for a commit that is to stay.
+        known: objects of an earlier look.
     """
 
-    def __init__(self, git: Git, scratch: Path, *, lasting: bool = False) -> None:
+    def __init__(self, git: Git, within: Path, *, lasting: bool = False, known: Snapshots | None = None) -> None:
+        if git.text("rev-parse", "--show-toplevel") != os.fspath(git.where.resolve()):
+            raise GitError(f"{git.where} is no working tree of its own any more")
         self._own = git
-        self._scratch = scratch
-        (scratch / "objects").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._scratch = Path(tempfile.mkdtemp(prefix="git-", dir=within))
+        (self._scratch / "objects").mkdir()
         objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
+        elsewhere = [objects, *([os.fspath(known._scratch / "objects")] if known else [])]
         apart = {
-            "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(objects),
+            "GIT_OBJECT_DIRECTORY": str(self._scratch / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": ":".join(map(_quoted, elsewhere)),
         }
         self._more = {} if lasting else apart
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes the index and the objects, which are nobody else's."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def through(self, index: str = "index") -> Git:
         """git with an index of ours."""
@@ -76,11 +93,14 @@ class Snapshots:
         self._begin_index(git)
         strange = list(self._left_out(git))
         pathspecs = b"\0".join([b":/", *(b":(top,exclude,literal)" + path for path in strange)])
-        git.run(
-            "add", "-A", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul",
-            input=pathspecs, ok=(0, 1), timeout_s=timeout_s,
+        done = git.attempt(
+            "add", "-A", "--sparse", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul",
+            input=pathspecs, timeout_s=timeout_s,
         )  # fmt: skip
-        return Snapshot(git.text("write-tree"), tuple(shown(path) for path in strange))
+        if done.code > 1:
+            raise GitError(f"git add failed: {told(done.err)}")
+        left_out = [shown(path) for path in strange] + ([told(done.err)[:200]] if done.code else [])
+        return Snapshot(git.text("write-tree"), tuple(left_out))
 
     def _begin_index(self, git: Git) -> None:
         """Starts from the real index, which knows what has not changed. Its time goes along, by which git tells what
@@ -91,8 +111,17 @@ class Snapshots:
             shutil.copy2(real, ours)
         except FileNotFoundError:
             ours.unlink(missing_ok=True)
-        if not ours.exists() and self._own.asks("rev-parse", "--verify", "-q", "HEAD"):
-            git.run("read-tree", "HEAD")
+            if self._own.asks("rev-parse", "--verify", "-q", "HEAD"):
+                git.run("read-tree", "HEAD")
+            return
+        hidden = [line for line in git.run("ls-files", "-v", "-z").split(b"\0") if line and line[:1] not in b"HM"]
+        if assumed := [line[2:] for line in hidden if line[:1].islower()]:
+            git.run("update-index", "--no-assume-unchanged", "-z", "--stdin", input=b"\0".join(assumed) + b"\0")
+        if skipped := [line[2:] for line in hidden if line[:1] in b"Ss" and os.path.lexists(self._path(line[2:]))]:
+            git.run("update-index", "--no-skip-worktree", "-z", "--stdin", input=b"\0".join(skipped) + b"\0")
+
+    def _path(self, path: bytes) -> bytes:
+        return os.fsencode(self._own.where) + b"/" + path
 
     def _left_out(self, git: Git) -> Iterable[bytes]:
         for path in git.run("ls-files", "-o", "-z", "--exclude-standard").split(b"\0"):
@@ -103,24 +132,34 @@ class Snapshots:
 
     def _is_strange(self, path: bytes) -> bool:
         """Whether a new file cannot become part of a patch."""
-        place = os.fsencode(self._own.where) + b"/" + path
         try:
-            facts = os.lstat(place)
+            facts = os.lstat(self._path(path))
         except OSError:
             return False  # gone again
-        is_link = (facts.st_mode & 0o170000) == 0o120000
-        return not is_link and (facts.st_size > LARGE_BYTES or not os.access(place, os.R_OK))
+        is_link = stat.S_ISLNK(facts.st_mode)
+        return not is_link and (facts.st_size > LARGE_BYTES or not os.access(self._path(path), os.R_OK))
+
+    def opened_submodules(self) -> list[str]:
+        """Submodules that have files here: what is changed in them is in no tree of this repository."""
+        staged = self.through().run("ls-files", "--stage", "-z").split(b"\0")
+        links = [line.partition(b"\t")[2] for line in staged if line.startswith(_GITLINK)]
+        return [shown(path) for path in links if os.path.lexists(self._path(path) + b"/.git")]
 
     def empty(self) -> str:
         """The tree without files."""
         return self.through().text("hash-object", "-t", "tree", "-w", "--stdin")
 
     def write_patch(self, old: str, new: str, path: Path) -> None:
-        """Writes the difference of two trees into a file, as `git diff --binary` has it."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Writes the difference of two trees into a file, as `git diff --binary` has it. Readers see the old file or
+        the new one."""
+        descriptor, name = tempfile.mkstemp(prefix="patch-", dir=path.parent)
         try:
             self._diff(old, new, "-p", "-U3", "--binary", "--full-index", output=descriptor)
             os.fsync(descriptor)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink()
+            raise
         finally:
             os.close(descriptor)
 
@@ -148,10 +187,6 @@ class Snapshots:
                 if facts.split(b" ")[1] == _GITLINK:
                     yield shown(path)
 
-    def names(self, old: str, new: str) -> list[bytes]:
-        """The paths that differ."""
-        return [path for path in self._diff(old, new, "--name-only", "--no-renames", "-z").split(b"\0") if path]
-
     def _diff(self, old: str, new: str, *how: str, output: int = -1) -> bytes:
         fixed = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
         renames = () if "--no-renames" in how else ("-M",)
@@ -169,10 +204,6 @@ class Snapshots:
             return git.text("write-tree") == new
         except GitError:
             return False
-
-    def close(self) -> None:
-        """Removes the index and the objects, which are nobody else's."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def digest_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def refused(
         assert mine(repo) == before
         said = str(error.value)
     return said
+
+
+def with_filter(repo: Path, env: dict[str, str], files: str, **programs: str) -> dict[str, str]:
+    """A client whose own configuration has a filter for these files."""
+    config = repo.parent / "gitconfig"
+    for key, value in programs.items():
+        git(repo, "config", "--file", str(config), f"filter.own.{key}", value)
+    (repo / ".git/info").mkdir(exist_ok=True)
+    (repo / ".git/info/attributes").write_text(f"{files} filter=own\n")
+    return {**env, "GIT_CONFIG_GLOBAL": str(config)}
 
 
 # ---- conflicts
@@ -149,6 +160,24 @@ def test_a_renamed_file_gets_what_the_run_did_to_it(repo: Path, env: dict[str, s
     assert not (repo / "a.txt").exists()
 
 
+def test_a_merge_driver_that_the_agent_defines_is_never_run(repo: Path, env: dict[str, str], tmp_path: Path) -> None:
+    spec = spec_of(repo, env)
+    place = Place(dir_of(spec), spec, env)
+    place.prepare()
+    git(place.cwd, "config", "merge.evil.driver", f"touch '{tmp_path}/ran'; false")
+    (repo / ".git/info").mkdir(exist_ok=True)
+    (repo / ".git/info/attributes").write_text("*.txt merge=evil\n")
+    lines(place.cwd / "a.txt", line3="of the agent")
+    told_by(place)
+    lines(repo / "a.txt", line18="of the user")
+    before = mine(repo)
+    with suppress(Conflict):
+        bring(spec, env, three_way=True)
+        before = mine(repo)
+    assert not (tmp_path / "ran").exists()
+    assert mine(repo) == before
+
+
 # ---- commits and branches
 
 
@@ -178,9 +207,8 @@ def test_a_head_that_moves_meanwhile_is_not_moved_back(
     spec = ran(repo, env)
     other = git(repo, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "of somebody else")
     # a filter of the user's own is what runs while files are written: it commits
-    git(repo, "config", "filter.slow.smudge", f"git update-ref refs/heads/main {other}; cat")
-    (repo / ".git/info").mkdir(exist_ok=True)
-    (repo / ".git/info/attributes").write_text("new* filter=slow\n")
+    smudge = f"git update-ref refs/heads/main {other}; cat"
+    env = with_filter(repo, env, "new*", smudge=smudge)
     files = files_in(repo)
     with pytest.raises(Conflict, match="in the same moment; try again"):
         bring(spec, env, mode="commit")
@@ -206,10 +234,7 @@ def test_a_ref_that_is_another_is_not_waited_for(
 @pytest.mark.parametrize("mode", ["apply", "commit"])
 def test_what_fails_halfway_changes_nothing(repo: Path, env: dict[str, str], mode: str) -> None:
     spec = ran(repo, env)
-    for key, value in (("clean", "cat"), ("smudge", "false"), ("required", "true")):
-        git(repo, "config", f"filter.broken.{key}", value)
-    (repo / ".git/info").mkdir(exist_ok=True)
-    (repo / ".git/info/attributes").write_text("c.txt filter=broken\n")
+    env = with_filter(repo, env, "c.txt", clean="cat", smudge="false", required="true")
     before = mine(repo)
     with pytest.raises(OrchestratorError):
         bring(spec, env, mode=mode)

@@ -224,7 +224,14 @@ def filtered(repo: Path) -> Path:
     return repo
 
 
-def test_filters_of_the_repository_are_applied_both_ways(filtered: Path, env: dict[str, str]) -> None:
+@pytest.mark.parametrize("whose", ["the user's", "the repository's"])
+def test_filters_are_applied_both_ways(filtered: Path, env: dict[str, str], whose: str) -> None:
+    if whose == "the user's":
+        config = filtered.parent / "gitconfig"
+        for key, value in FILTER.items():
+            git(filtered, "config", "--unset", f"filter.fake.{key}")
+            git(filtered, "config", "--file", str(config), f"filter.fake.{key}", value)
+        env = {**env, "GIT_CONFIG_GLOBAL": str(config)}
     spec = spec_of(filtered, env)
     place = Place(dir_of(spec), spec, env)
     place.prepare()

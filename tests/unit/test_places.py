@@ -136,6 +136,16 @@ def test_what_is_done_outside_of_a_sparse_checkout_is_in_the_patch(repo: Path, e
     assert mine(repo) == before
 
 
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
+def test_a_place_whose_stored_patch_is_damaged_is_kept(repo: Path, env: dict[str, str], damage: str) -> None:
+    place = prepared(repo, env)
+    (place.cwd / "new.txt").write_text("new\n")
+    assert told_by(place)["files"] == 1
+    whole = place.patch.read_bytes()
+    place.patch.unlink() if damage == "gone" else place.patch.write_bytes(whole[:-9] if damage == "cut" else b"")
+    assert stays(place)
+
+
 # ---- gone
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -286,6 +287,19 @@ def test_the_patch_of_any_edits_makes_the_same_directory_and_looking_changes_not
         assert snapshots.yields(old, patch, new.tree) == (old == new.tree)
         snapshots.close()
         assert not scratch.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0binary", b"text\n"])
+@pytest.mark.parametrize("name", ["ends with a space /a", " /a", "a b/a b", "x /b x /b", "b/x b/x"])
+def test_names_with_spaces_are_unambiguous_in_a_patch(tmp_path: Path, name: str, content: bytes) -> None:
+    repo, patch = begun(tmp_path, [], [], stash=False), tmp_path / "patch.diff"
+    snapshots = Snapshots(Git(repo, environment(tmp_path)), tmp_path / "scratch")
+    old = snapshots.take().tree
+    (repo / name).parent.mkdir(parents=True)
+    (repo / name).write_bytes(content)
+    new = snapshots.take().tree
+    snapshots.write_patch(old, new, patch)
+    assert snapshots.yields(old, patch, new)
 
 
 def mine(repo: Path) -> tuple[object, ...]:
