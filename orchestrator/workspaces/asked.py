@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from orchestrator.errors import GitError, InvalidArgument, nearest
 from orchestrator.model import JsonObject, as_array, as_object
 from orchestrator.workspaces.git import Git
+from orchestrator.workspaces.making import OWN_BRANCHES
 
 MODES = ("shared", "worktree", "clone")
 KEEP = ("on_failure", "always", "never")
@@ -48,6 +49,8 @@ def workspace_of(given: Any, cwd: Path, env: Mapping[str, str], *, trusted: bool
     exact = {**asked, "top": top, "prefix": prefix, "base": _commit(git, asked.get("base", "HEAD"))}
     if asked.get("include_uncommitted") and git.run("ls-files", "-u"):
         raise InvalidArgument(f"{top} has a merge with conflicts, which include_uncommitted cannot carry over")
+    if asked["mode"] == "worktree" and "branch" not in asked and in_the_way(git, OWN_BRANCHES.rstrip("/"), below=False):
+        raise InvalidArgument("a branch 'orchestrator' exists, so none can be made below it; give workspace.branch")
     if branch := asked.get("branch"):
         _check_branch(git, branch, taken=asked["mode"] == "worktree")
     return exact
@@ -120,8 +123,23 @@ def _commit(git: Git, ref: str) -> str:
 def _check_branch(git: Git, branch: str, *, taken: bool) -> None:
     if git.asks("check-ref-format", "--branch", branch) != branch:
         raise InvalidArgument(f"workspace.branch {branch!r} is no name that git takes for a branch")
-    if taken and git.asks("rev-parse", "--verify", "-q", f"refs/heads/{branch}"):
-        raise InvalidArgument(f"workspace.branch {branch!r} exists already; choose another, or leave it out")
+    if taken and (other := in_the_way(git, branch)):
+        raise InvalidArgument(f"workspace.branch {told_of(branch, other)}")
+
+
+def in_the_way(git: Git, branch: str, *, below: bool = True) -> str | None:
+    """A branch for whose sake this one cannot be made: itself, one above it, or one below it."""
+    names = branch.split("/")
+    above = ["/".join(names[: count + 1]) for count in range(len(names))]
+    asked = [f"refs/heads/{name}" for name in above] + ([f"refs/heads/{branch}/**"] if below else [])
+    found = git.text("for-each-ref", "--format=%(refname:lstrip=2)", *asked).split("\n")
+    return next((name for name in found if name in above or (name.startswith(f"{branch}/") and below)), None)
+
+
+def told_of(branch: str, other: str) -> str:
+    """Why a branch cannot be made."""
+    more = "" if other == branch else f" cannot be made: {other!r}"
+    return f"{branch!r}{more} exists already; choose another"
 
 
 def checks_of(given: Any) -> list[JsonObject] | None:

@@ -38,7 +38,8 @@ _REMOVED = re.compile(
     r"PATHSPECS|CEILING_DIRECTORIES|DEFAULT_HASH|INTERNAL_.*)"
 )
 """Variables by which git would work somewhere else than it is told to, or otherwise."""
-_LOCKED = re.compile(rb"\.lock': File exists|could not lock config file")
+_LOCKED = re.compile(rb"\.lock': File exists|could not lock config file|failed to read .*/commondir")
+"""Another git is at work: it holds a lock, or is just making a worktree."""
 _PROGRAM = re.compile(r"(filter\..+|merge\..+)\.(clean|smudge|process|driver)")
 
 

@@ -241,9 +241,8 @@ class Place:
     def _changes(
         self, snapshots: Snapshots, base: str, before: str, after: str, left_out: tuple[str, ...], known: set[str]
     ) -> Changes:
-        snapshots.write_patch(before, after, self.patch)
+        applies = snapshots.write_patch(before, after, self.patch)
         numbers = snapshots.difference(before, after)
-        applies = snapshots.yields(before, self.patch, after)
         named = [path for path in dict.fromkeys((*left_out, *numbers.submodules)) if path not in known]
         size = self.patch.stat().st_size
         patch = {"relpath": PATCH, "total_bytes": size, "sha256": digest_of(self.patch)} if size else None
@@ -284,7 +283,7 @@ class Place:
         Returns:
             Why it stays; None if it is gone.
         """
-        if not self.is_there and self.record.get("state") != "removing":
+        if "base" not in self.record or self.record.get("state") == "removed":
             return None
         with self.alone():
             self.record = self._recorded() or self.record
@@ -311,10 +310,13 @@ class Place:
             if self.mode == "clone" and (more := self._more_refs(git)):
                 return f"it holds what no patch holds: {', '.join(more[:3])}"
             with Snapshots(git, self._dir.path) as snapshots:
-                now = snapshots.take()
+                if snapshots.take().tree != self.record["after"]:
+                    return "it was changed after its patch was made"
+                before = git.text("rev-parse", f"{self.record['base']}^{{tree}}")
+                whole = self.patch.exists() and snapshots.yields(before, self.patch, self.record["after"])
         except (OrchestratorError, OSError) as error:
             return f"what it holds cannot be read: {error}"
-        return None if now.tree == self.record["after"] else "it was changed after its patch was made"
+        return None if whole else "the stored patch does not give what it holds"
 
     def _more_refs(self, git: Git) -> list[str]:
         """Branches, tags and stashes that were made in a clone: the patch does not have them."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from orchestrator.errors import Conflict, GitError, InvalidArgument, WrongState
 from orchestrator.model import JsonObject, RunSpec, compact
 from orchestrator.store.layout import RunDir
+from orchestrator.workspaces.asked import in_the_way, told_of
 from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.making import IDENTITY
 from orchestrator.workspaces.places import Place
@@ -46,7 +48,7 @@ class Result:
         trusted: see `Place`.
     """
 
-    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str], *, trusted: bool) -> None:
+    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str], *, trusted: bool = False) -> None:
         self._spec = spec
         self._place = Place(run_dir, spec, env, trusted=trusted)
 
@@ -175,8 +177,8 @@ class _Bringing:
             raise Conflict(f"branch {branch!r} is checked out; use mode 'commit'")
         self._need_base()
         tip = self._git.asks("rev-parse", "--verify", "-q", f"refs/heads/{branch}")
-        if tip and branch != self._place.branch:
-            raise Conflict(f"branch {branch!r} exists already; choose another")
+        if (other := in_the_way(self._git, branch)) and not (tip and branch == self._place.branch):
+            raise Conflict(f"branch {told_of(branch, other)}")
         after = self._on_top_of(self._git.text("rev-parse", f"{self._base}^{{tree}}"))
         told = {**self._told(self._patch), "branch": branch}
         if check_only or (tip and self._git.text("rev-parse", f"{tip}^{{tree}}") == after):
@@ -228,8 +230,25 @@ class _Bringing:
         return patch
 
     def _apply(self, patch: Path, *how: str) -> None:
-        if patch.stat().st_size:
+        """Applies a patch that was tried. Where that fails halfway, as on a full disk, everything is as it was."""
+        if not patch.stat().st_size:
+            return
+        touched = [self._git.where / os.fsdecode(path) for path in self._touched(patch)]
+        index = Path(self._git.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
+        saved = _Saved(self._scratch / "saved", [*touched, index])
+        try:
             self._git.run("apply", "--binary", *how, str(patch))
+        except BaseException:
+            saved.restore()
+            raise
+
+    def _touched(self, patch: Path) -> list[bytes]:
+        """The paths that a patch writes or removes."""
+        listed = self._git.run("apply", "--numstat", "-z", str(patch)).split(b"\0")
+        there = [item.split(b"\t", 2)[2] for item in listed if item.count(b"\t") >= 2]
+        back = self._git.run("apply", "--reverse", "--numstat", "-z", str(patch)).split(b"\0")
+        gone = [item.split(b"\t", 2)[2] for item in back if item.count(b"\t") >= 2]
+        return list(dict.fromkeys([*there, *gone]))
 
     def _try(self, patch: Path, *how: str, git: Git | None = None) -> None:
         if not patch.stat().st_size:
@@ -248,6 +267,26 @@ class _Bringing:
     def _told(self, patch: Path) -> JsonObject:
         listed = self._git.run("apply", "--numstat", "-z", str(patch)) if patch.stat().st_size else b""
         return {"files": sum(1 for item in listed.split(b"\0") if item.count(b"\t") >= 2)}
+
+
+class _Saved:
+    """Files as they were."""
+
+    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
+        folder.mkdir(exist_ok=True)
+        self._copies = {path: folder / str(number) for number, path in enumerate(paths)}
+        for path, copy in self._copies.items():
+            if path.is_symlink() or path.is_file():
+                shutil.copy2(path, copy, follow_symlinks=False)
+
+    def restore(self) -> None:
+        """Writes back what was there, and removes what was not."""
+        for path, copy in self._copies.items():
+            with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                path.unlink()
+            if copy.is_symlink() or copy.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(copy, path, follow_symlinks=False)
 
 
 def _conflict(paths: list[bytes], words: str = "") -> Conflict:

@@ -59,6 +59,7 @@ class Snapshots:
         if git.text("rev-parse", "--show-toplevel") != os.fspath(git.where.resolve()):
             raise GitError(f"{git.where} is no working tree of its own any more")
         self._own = git
+        within.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="git-", dir=within))
         (self._scratch / "objects").mkdir()
         objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
@@ -149,12 +150,25 @@ class Snapshots:
         """The tree without files."""
         return self.through().text("hash-object", "-t", "tree", "-w", "--stdin")
 
-    def write_patch(self, old: str, new: str, path: Path) -> None:
-        """Writes the difference of two trees into a file, as `git diff --binary` has it. Readers see the old file or
-        the new one."""
+    def write_patch(self, old: str, new: str, path: Path) -> bool:
+        """Writes the difference of two trees into a file, as `git diff --binary` has it, and tries it. Readers see the
+        old file or the new one.
+
+        Returns:
+            Whether the patch, applied to the one tree, gives exactly the other.
+        """
+        self._write(old, new, path, "--src-prefix=a/", "--dst-prefix=b/")
+        if self.yields(old, path, new):
+            return True
+        # some names with spaces are ambiguous to git unless they are quoted, which a tab before them makes it do; and a
+        # link that was moved is in the way of files that have its name as their folder, unless it is removed and added
+        self._write(old, new, path, "--src-prefix=a\t/", "--dst-prefix=b\t/", "--no-renames")
+        return self.yields(old, path, new)
+
+    def _write(self, old: str, new: str, path: Path, *how: str) -> None:
         descriptor, name = tempfile.mkstemp(prefix="patch-", dir=path.parent)
         try:
-            self._diff(old, new, "-p", "-U3", "--binary", "--full-index", output=descriptor)
+            self._diff(old, new, "-p", "-U3", "--binary", "--full-index", *how, output=descriptor)
             os.fsync(descriptor)
             Path(name).replace(path)
         except BaseException:
@@ -188,7 +202,7 @@ class Snapshots:
                     yield shown(path)
 
     def _diff(self, old: str, new: str, *how: str, output: int = -1) -> bytes:
-        fixed = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+        fixed = ("--no-ext-diff", "--no-textconv", "--no-color")
         renames = () if "--no-renames" in how else ("-M",)
         return self.through().run(
             "diff-tree", "-r", "--ignore-submodules=none", *renames, *fixed, *how, old, new, output=output

@@ -33,7 +33,7 @@ def ran(repo: Path, env: dict[str, str], *, folder: str = "") -> RunSpec:
     spec = spec_of(repo / folder, env)
     place = Place(dir_of(spec), spec, env)
     place.prepare()
-    top = Path(place.record["path"])
+    top = place.path
     lines(top / "a.txt", line3="of the agent")
     lines(top / "in/c.txt", line3="of the agent")
     (top / "new [x].txt").write_text("of the agent\n")

@@ -61,10 +61,10 @@ def told_by(place: Place) -> JsonObject:
 
 def goes(place: Place) -> bool:
     """Whether the place goes, and git knows of none any more."""
-    cwd, path = place.cwd, Path(place.record["path"])
+    cwd, path = place.cwd, place.path
     assert cwd.is_relative_to(path)
     assert place.remove() is None
-    assert str(path) not in git(Path(place.record["top"]), "worktree", "list")
+    assert str(path) not in git(place.path.parents[2], "worktree", "list")
     return not path.exists()
 
 
@@ -79,10 +79,10 @@ def stays(place: Place) -> str:
 
 def bring(
     spec: RunSpec, env: dict[str, str], *, mode: str = "apply", three_way: bool = False, check_only: bool = False,
-    branch: str | None = None, words: Commit = WORDS,
+    branch: str | None = None, words: Commit = WORDS, trusted: bool = False,
 ) -> JsonObject:  # fmt: skip
     """Brings the result of a run in."""
-    result = Result(dir_of(spec), spec, env)
+    result = Result(dir_of(spec), spec, env, trusted=trusted)
     return result.apply(mode=mode, words=words, check_only=check_only, three_way=three_way, branch=branch)
 
 
@@ -224,16 +224,23 @@ def filtered(repo: Path) -> Path:
     return repo
 
 
-@pytest.mark.parametrize("whose", ["the user's", "the repository's"])
-def test_filters_are_applied_both_ways(filtered: Path, env: dict[str, str], whose: str) -> None:
-    if whose == "the user's":
-        config = filtered.parent / "gitconfig"
-        for key, value in FILTER.items():
-            git(filtered, "config", "--unset", f"filter.fake.{key}")
-            git(filtered, "config", "--file", str(config), f"filter.fake.{key}", value)
-        env = {**env, "GIT_CONFIG_GLOBAL": str(config)}
-    spec = spec_of(filtered, env)
-    place = Place(dir_of(spec), spec, env)
+def of_the_user(filtered: Path, env: dict[str, str]) -> dict[str, str]:
+    """The filter is one of the user's own configuration, and no more of the repository's."""
+    config = filtered.parent / "gitconfig"
+    for key, value in FILTER.items():
+        git(filtered, "config", "--unset", f"filter.fake.{key}")
+        git(filtered, "config", "--file", str(config), f"filter.fake.{key}", value)
+    return {**env, "GIT_CONFIG_GLOBAL": str(config)}
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_filters_of_the_user_and_of_trusted_folders_are_applied_both_ways(
+    filtered: Path, env: dict[str, str], trusted: bool
+) -> None:
+    if not trusted:
+        env = of_the_user(filtered, env)
+    spec = spec_of(filtered, env, trusted=trusted)
+    place = Place(dir_of(spec), spec, env, trusted=trusted)
     place.prepare()
     assert (place.cwd / "x.big").read_text() == "secret one\n"
     assert told_by(place)["files"] == 0
@@ -241,8 +248,13 @@ def test_filters_are_applied_both_ways(filtered: Path, env: dict[str, str], whos
     assert told_by(place)["files"] == 1
     assert "+pointer two" in place.patch.read_text()
     assert goes(place)
-    bring(spec, env)
+    bring(spec, env, trusted=trusted)
     assert (filtered / "y.big").read_text() == "secret two\n"
+
+
+def test_a_folder_with_filters_of_its_own_must_be_trusted(filtered: Path, env: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument, match="trusted_dirs alone"):
+        spec_of(filtered, env)
 
 
 @pytest.mark.parametrize("how", ["new", "changed", "included", "of the worktree"])
@@ -250,6 +262,7 @@ def test_filters_are_applied_both_ways(filtered: Path, env: dict[str, str], whos
 def test_a_filter_that_the_agent_defines_is_never_run(
     filtered: Path, env: dict[str, str], tmp_path: Path, how: str, then: str
 ) -> None:
+    env = of_the_user(filtered, env)
     place = prepared(filtered, env)
     marker, program = tmp_path / "ran", f"touch '{tmp_path}/ran'; cat"
     name = "fake" if how == "changed" else "evil"

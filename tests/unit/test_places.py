@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 import pytest
 
+from orchestrator.errors import GitError
 from orchestrator.model import RunSpec
 from orchestrator.store.layout import Workspace
 from orchestrator.workspaces import snapshots
-from orchestrator.workspaces.git import Git, GitError
+from orchestrator.workspaces.git import Git
 from orchestrator.workspaces.places import RECORD, Place
 from tests.unit.test_odd_repositories import env, filled, goes, prepared, repo, stays, told_by
 from tests.unit.test_snapshots import dir_of, files_in, git, mine, spec_of
@@ -178,7 +179,7 @@ def test_a_worktree_with_another_git_is_kept(repo: Path, env: dict[str, str]) ->
 def test_a_worktree_that_is_gone_leaves_nothing_behind(repo: Path, env: dict[str, str]) -> None:
     before = mine(repo)
     place = prepared(repo, env)
-    shutil.rmtree(place.record["path"])
+    shutil.rmtree(place.path)
     with pytest.raises(GitError, match="is gone"):
         place.finish()
     assert goes(place)

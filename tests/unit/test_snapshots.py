@@ -50,9 +50,10 @@ def git(where: Path, *arguments: str | bytes, check: bool = True, more: Mapping[
     return os.fsdecode(done.stdout).rstrip("\n")
 
 
-def spec_of(cwd: Path, env: Mapping[str, str], **workspace: Any) -> RunSpec:
+def spec_of(cwd: Path, env: Mapping[str, str], *, trusted: bool = False, **workspace: Any) -> RunSpec:
     """A run that asks for a workspace, a worktree by default. Its directory is there."""
-    spec = spec_in(cwd, agent_name="tom", workspace=workspace_of({"mode": "worktree", **workspace}, cwd, env))
+    exact = workspace_of({"mode": "worktree", **workspace}, cwd, env, trusted=trusted)
+    spec = spec_in(cwd, agent_name="tom", workspace=exact)
     Workspace(cwd).open()
     dir_of(spec).path.mkdir(mode=0o700)
     return spec
@@ -262,9 +263,9 @@ def test_the_patch_of_any_edits_makes_the_same_directory_and_looking_changes_not
     with TemporaryDirectory(dir=tmp_path) as made:
         folder = Path(made)
         repo, scratch, patch = begun(folder, base, user, stash=stash), folder / "scratch", folder / "patch.diff"
-        objects = {"GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
-                   "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(repo / ".git/objects")}  # fmt: skip
         snapshots = Snapshots(Git(repo, environment(folder)), scratch)
+        objects = {"GIT_OBJECT_DIRECTORY": str(next(scratch.iterdir()) / "objects"),
+                   "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(repo / ".git/objects")}  # fmt: skip
         old = snapshots.take().tree if dirty else git(repo, "rev-parse", "HEAD^{tree}")
         work(repo, agent)
         everything = files_in(repo, without=())
@@ -286,7 +287,7 @@ def test_the_patch_of_any_edits_makes_the_same_directory_and_looking_changes_not
         patch.write_bytes(b"")
         assert snapshots.yields(old, patch, new.tree) == (old == new.tree)
         snapshots.close()
-        assert not scratch.exists()
+        assert not any(scratch.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"\0binary", b"text\n"])
