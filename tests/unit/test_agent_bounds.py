@@ -42,7 +42,7 @@ class Place:
     def __init__(self, engine: Engine, cwd: Path) -> None:
         self.engine = engine
         self.cwd = cwd
-        self.tools = Tools(engine, Caller(cwd=cwd, env=ENV, toolsets=frozenset({"team"})))
+        self.tools = Tools(engine, Caller(cwd=cwd, env=ENV, toolsets=frozenset({"team", "workspace"})))
 
     async def call(self, tool: str, **arguments: Any) -> JsonObject:
         return await self.tools.call(tool, arguments)
