@@ -146,12 +146,10 @@ class Place:
         """
         if self.mode == "shared":
             self._look_before()
-        elif self.record.get("state") != "ready":
+        elif self.record.get("state") != "ready" or self._claim.holder != self._spec.run_id:
             try:
                 with self.alone():
-                    earlier = self._earlier()
-                    self._claim.take(self._spec.run_id)
-                    self._move_in(earlier)
+                    self._move_in()
             except OSError as error:
                 raise GitError(f"the workspace cannot be made: {error}") from error
 
@@ -182,17 +180,24 @@ class Place:
         place = Place(self._dir.workspace.run(run_id), replace(self._spec, run_id=run_id), self._env)
         return place if "base" in place.record else None
 
-    def _move_in(self, earlier: Place | None) -> None:
+    def _move_in(self) -> None:
+        """Takes the place over from the run that was here last, or makes it. What is to be done is noted before the
+        place is claimed: after that nobody can tell who was here before."""
+        earlier = self._earlier()
         if earlier is not None and "base" not in self.record:
-            kept = {key: earlier.record[key] for key in ("base", "refs") if key in earlier.record}
+            self._note(**{key: earlier.record[key] for key in ("base", "refs") if key in earlier.record})
             if (self.path / ".git").exists():
-                self._note(**kept, state="ready")
-                return
-            if self.path.exists():
+                self._note(state="ready")
+            elif self.path.exists():
                 raise GitError(f"{self.path} is no worktree any more; look there, and move it away")
-            self._note(**kept, again=earlier.run_id)
-        elif self.path.exists() and self.record.get("state") != "planned":
+            else:  # one whose place was never made has nothing of its own
+                made = earlier.record.get("state") in ("ready", "removing", "removed")
+                self._note(again=earlier.run_id if made else earlier.record.get("again", ""))
+        elif self.path.exists() and self.record.get("state") not in ("planned", "ready"):
             raise GitError(f"{self.path} is in the way; move it away")
+        self._claim.take(self._spec.run_id)
+        if self.record.get("state") == "ready":
+            return
         try:
             self._note(state="planned")
             self._making.make(self.cwd, Git(self._root, self._env, stop=self._stop))

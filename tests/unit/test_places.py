@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,55 @@ def test_whoever_comes_after_a_crash_makes_the_place_and_removes_it(
     assert 5 < step < 100
     assert mine(repo) == before
     assert git(repo, "branch", "--format=%(refname:short)") == "main"
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_whoever_comes_after_a_crash_of_a_later_run_finds_the_work_of_the_session(
+    repo: Path, env: dict[str, str], after: bool, kept: bool
+) -> None:
+    step = 0
+    while step < 100:
+        first = spec_of(repo, env)
+        place = Place(dir_of(first), first, env)
+        place.prepare()
+        (place.cwd / "new.txt").write_text("new\n")
+        assert told_by(place)["files"] == 1
+        assert kept or goes(place)
+        spec = spec_of(repo, env)
+        spec = replace(spec, workspace={**(spec.workspace or {}), "of": first.run_id})
+        crashed = crashes(step, Place(dir_of(spec), spec, env).prepare, after=after)
+        for later in (spec, third := replace(spec, run_id=spec_of(repo, env).run_id)):
+            place = Place(dir_of(later), later, env)
+            place.prepare()
+            assert (place.cwd / "new.txt").read_text() == "new\n"
+            assert told_by(place)["files"] == 1
+        assert goes(Place(dir_of(third), third, env))
+        if not crashed:
+            break
+        step += 1
+    assert step < 100
+
+
+def test_a_later_run_whose_place_cannot_be_made_does_not_cost_its_session_the_work(
+    repo: Path, env: dict[str, str]
+) -> None:
+    first = spec_of(repo, env)
+    place = Place(dir_of(first), first, env)
+    place.prepare()
+    (place.cwd / "new.txt").write_text("new\n")
+    told_by(place)
+    assert goes(place)
+    spec = spec_of(repo, env)
+    failing, last = (replace(spec, run_id=run_id, workspace={**(spec.workspace or {}), "of": first.run_id})
+                     for run_id in (spec.run_id, spec_of(repo, env).run_id))  # fmt: skip
+    place.path.write_text("in the way")
+    with pytest.raises(GitError):
+        Place(dir_of(failing), failing, env).prepare()
+    place.path.unlink()
+    place = Place(dir_of(last), last, env)
+    place.prepare()
+    assert (place.cwd / "new.txt").read_text() == "new\n"
 
 
 def _half_made(spec: RunSpec, path: Path) -> None:
