@@ -23,6 +23,7 @@ from orchestrator.cli.output import (
     say,
 )
 from orchestrator.cli.reach import Reach
+from orchestrator.cli.results import files_of
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
@@ -100,7 +101,8 @@ def _proof(run: JsonObject) -> Iterator[tuple[str, str]]:
         yield f"    tree  {place['path']} on {place.get('branch', '')}{kept}", ""
     if changes := result.get("changes"):
         applies = "" if changes["applies"] else ", which does not apply"
-        yield f" changes  {changes['files']} files, +{changes['insertions']} -{changes['deletions']}{applies}", ""
+        lines = f"+{changes['insertions']} -{changes['deletions']}"
+        yield f" changes  {files_of(changes)}, {lines}{applies}", ""
     for check in result.get("verification", {}).get("checks", ()):
         passed = check["status"] == "passed"
         more = "" if passed else f" (exit code {check['exit_code']})" if "exit_code" in check else ""

@@ -51,6 +51,11 @@ def _show(patch: Path) -> None:
             out.print(Text(shown, style=style), soft_wrap=True)
 
 
+def files_of(changes: JsonObject) -> str:
+    """How many files changed, in words."""
+    return "1 file" if changes["files"] == 1 else f"{changes['files']} files"
+
+
 async def apply(reach: Reach, run_dir: RunDir, arguments: JsonObject, *, as_json: bool) -> int:
     """Brings the result of a run into the files here."""
     given = {key: value for key, value in arguments.items() if value is not None}
@@ -58,7 +63,7 @@ async def apply(reach: Reach, run_dir: RunDir, arguments: JsonObject, *, as_json
     if as_json:
         print_json(document)
         return DONE
-    files = f"{document['files']} files"
+    files = files_of(document)
     where = {"apply": "changed here", "commit": f"committed as {document.get('commit', '')[:12]}",
              "branch": f"on branch {document.get('branch')}"}[document["mode"]]  # fmt: skip
     say(f"{files} {where}" if document["applied"] else f"it applies: {files}")

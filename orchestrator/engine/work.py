@@ -230,7 +230,8 @@ class Work:
             self._facts["workspace"] = compact({**told, "kept": kept is not None, "why": kept})
         if "changes" in self._facts:
             life = self._life
-            answer = end.final_response if isinstance(end, Completed) else life.log.run.summary
+            said = self._facts.get("final_response") or life.log.run.summary
+            answer = end.final_response if isinstance(end, Completed) else said
             names = deliverables.write(life.log.dir, life.spec, answer, self._facts, life.log.masked)
             self._facts["deliverables"] = names
             if life.log.holds_secret(place.patch):

@@ -37,7 +37,8 @@ class Commit(NamedTuple):
     @property
     def message(self) -> str:
         """As git takes it."""
-        return f"{self.title}\n\n{self.body}".strip() + "\n"
+        body = "" if self.body == self.title else self.body
+        return f"{self.title}\n\n{body}".strip() + "\n"
 
 
 class Result:

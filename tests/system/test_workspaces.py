@@ -17,21 +17,19 @@ from backends import Backends
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.errors import Conflict
-from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 from tests.conftest import wait_until
+from tests.kill.places import kill_in_places
 from tests.models.player import Player, agent_environment
 from tests.system.desk import Desk
-from tests.system.hosts import until, wait_gone
+from tests.system.hosts import until
 from tests.system.shell import Shell, shell
 
 pytestmark = [pytest.mark.system]
 
 TEST = "from totals import total\nassert total([1, 2, 3]) == 6\n"
 KILLS = 10
-"""Hosts that the suite kills; the campaign of `scripts/bench kill` kills many more."""
-WINDOW_S = 1.0
-"""After the spawn, within which they are killed: set-up, work, checks, patch and removal take about as long."""
+"""Hosts that the suite kills; `scripts/bench kill-workspaces` kills many more."""
 
 
 def git(cwd: Path, *words: str) -> str:
@@ -135,7 +133,7 @@ def test_a_person_runs_looks_and_takes(person: Shell) -> None:
     )
     assert done.code == 0, done
     shown = person.ok("show", "tom")
-    assert "1 files, +1 -0" in shown
+    assert "1 file, +1 -0" in shown
     assert "test -f new.txt: passed" in shown
     assert person.ok("diff", "tom").startswith("diff --git a/new.txt b/new.txt\n")
     assert "1 file changed, 1 insertion(+)" in person.ok("diff", "tom", "--stat")
@@ -144,7 +142,7 @@ def test_a_person_runs_looks_and_takes(person: Shell) -> None:
         terminal.expect("+hello")
         assert "\x1b[32m" in terminal.raw
     assert not (person.cwd / "new.txt").exists()
-    assert "it applies: 1 files" in person.run("apply", "tom", "--check").err
+    assert "it applies: 1 file" in person.run("apply", "tom", "--check").err
     assert person.json("apply", "tom", "--commit", "-m", "Add the greeting")["applied"] is True
     assert git(person.cwd, "log", "-1", "--format=%s") == "Add the greeting"
     again = person.run("apply", "tom")
@@ -200,22 +198,6 @@ def test_twenty_runs_in_one_repository_do_not_disturb_each_other(person: Shell) 
     assert git(person.cwd, "branch", "--format=%(refname:short)") == "main"
 
 
-def whole(cwd: Path) -> None:
-    """Nothing of the repository is broken."""
-    assert git(cwd, "worktree", "prune", "--dry-run") == ""
-    assert [str(path) for path in (cwd / ".git").rglob("*.lock")] == []
-    assert git(cwd, "fsck", "--no-dangling", "--no-progress") == ""
-    assert git(cwd, "status", "--porcelain") == ""
-    for line in git(cwd, "worktree", "list", "--porcelain").splitlines():
-        if line.startswith("worktree "):
-            git(Path(line.removeprefix("worktree ")), "status", "--porcelain")
-
-
-def kept_somewhere(person: Shell, run: JsonObject) -> bool:
-    """Whether what the agent wrote is in the patch or in the worktree."""
-    return "+hello" in person.run("diff", run["run_id"]).out
-
-
 @pytest.fixture
 def seed() -> int:
     """Shown, so that what failed can be tried again: KILL_SEED sets it."""
@@ -226,32 +208,7 @@ def seed() -> int:
 
 @pytest.mark.timeout(180)
 def test_a_host_that_is_killed_at_any_moment_loses_no_change(person: Shell, seed: int) -> None:
-    chance = random.Random(seed)
-    person.ok("host", "start")
-    options = ("--worktree", "--check", "sleep 0.1")
-    for number in range(KILLS):
-        run_id = person.detached("file new.txt hello\nsay written\nsleep 0.1\nfinal done", *options)
-        moment = chance.random() * WINDOW_S
-        with pytest.raises(subprocess.TimeoutExpired):
-            subprocess.run(["sleep", "60"], timeout=moment, check=False)
-        (host,) = person.ground.hosts()
-        host.kill()
-        wait_gone(host)
-        person.ok("host", "start")
-        person.settled(run_id)
-        run = person.state(run_id)
-        events = person.run("events", run_id, "--json").lines
-        wrote = any(event["type"] == "file_changed" for event in events)
-        assert run["status"] in ("completed", "failed"), run
-        if run["status"] == "failed":
-            assert run["error"]["code"] == "host_lost", run
-        assert kept_somewhere(person, run) or not wrote, (number, moment, run, events)
-        if run.get("workspace", {}).get("kept"):
-            assert person.run("discard", run_id).code == 0
-        else:
-            until(lambda: "\n" not in git(person.cwd, "worktree", "list"), f"{run_id} leaves no worktree")
-        whole(person.cwd)
-    assert git(person.cwd, "branch", "--format=%(refname:short)") == "main"
+    assert kill_in_places(person, KILLS, seed).broken == []
 
 
 async def test_a_run_that_is_cancelled_keeps_its_work(both: Desk) -> None:
