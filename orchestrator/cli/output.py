@@ -168,3 +168,8 @@ def duration(seconds: float) -> str:
             rest = whole % size // small
             return f"{whole // size} {unit} {rest} {name}" if rest else f"{whole // size} {unit}"
     return f"{whole} s"
+
+
+def files_of(changes: JsonObject) -> str:
+    """How many files changed, in words."""
+    return "1 file" if changes["files"] == 1 else f"{changes['files']} files"

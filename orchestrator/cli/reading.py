@@ -17,13 +17,13 @@ from orchestrator.cli.output import (
     age,
     console,
     exit_code_of,
+    files_of,
     harmless,
     one_line,
     print_json,
     say,
 )
 from orchestrator.cli.reach import Reach
-from orchestrator.cli.results import files_of
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from orchestrator import config
-from orchestrator.cli.output import DONE, console, print_json, say
+from orchestrator.cli.output import DONE, console, files_of, print_json, say
 from orchestrator.cli.reach import Reach, command
 from orchestrator.errors import WrongState
 from orchestrator.model import JsonObject
@@ -49,11 +49,6 @@ def _show(patch: Path) -> None:
             style = next((style for begin, style in _STYLES if line.startswith(begin)), "")
             shown = "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line[:-1])
             out.print(Text(shown, style=style), soft_wrap=True)
-
-
-def files_of(changes: JsonObject) -> str:
-    """How many files changed, in words."""
-    return "1 file" if changes["files"] == 1 else f"{changes['files']} files"
 
 
 async def apply(reach: Reach, run_dir: RunDir, arguments: JsonObject, *, as_json: bool) -> int:
