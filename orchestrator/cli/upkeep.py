@@ -52,7 +52,7 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
             continue
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
-        if (tree := _place(old.run_dir)).is_own:
+        if (tree := _place(old.run_dir)) and tree.is_own:
             row["workspace"] = str(tree.path)
         if as_json:
             print_json(row)
@@ -106,12 +106,10 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     """Removes a run with its worktree. False if somebody owns it, or the worktree holds what no patch does."""
     try:
         with locked(run_dir) as lock:
-            place = _place(run_dir)
-            if place.is_own and (why := place.remove()):
+            if (place := _place(run_dir)) and (why := _left(place)):
                 say(f"{run_dir.run_id} stays, for its workspace does: {why}")
                 os.close(lock)
                 return False
-            place.forget()
             shutil.rmtree(run_dir.path)
             os.close(lock)
     except Conflict:
@@ -121,8 +119,22 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     return True
 
 
-def _place(run_dir: RunDir) -> Place:
-    return Place(run_dir, RunReader(run_dir).spec(), os.environ)
+def _place(run_dir: RunDir) -> Place | None:
+    """Where a run worked; None for one whose spec cannot be read, of which nobody can tell."""
+    with contextlib.suppress(OrchestratorError):
+        return Place(run_dir, RunReader(run_dir).spec(), os.environ)
+    return None
+
+
+def _left(place: Place) -> str | None:
+    """Removes the place of a run that goes. Returns why it stays, if it does."""
+    try:
+        if place.is_own and (why := place.remove()):
+            return why
+        place.forget()
+    except OrchestratorError as error:
+        return str(error)
+    return None
 
 
 def _border(text: str) -> datetime:
