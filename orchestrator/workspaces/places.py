@@ -77,7 +77,8 @@ class Place:
         self._dir = run_dir
         self._spec = spec
         self._asked = spec.workspace or {"mode": "shared"}
-        self._first: str = self._asked.get("of") or spec.run_id
+        first = str(self._asked.get("of", spec.run_id))
+        self._first = first if RUN_ID.fullmatch(first) else spec.run_id
         self._root = run_dir.workspace.root.resolve() / "worktrees"
         self.path = self._root / self._first
         """The top of the worktree or clone."""
