@@ -3,6 +3,7 @@ while the patch is made, while the place goes. No change may be lost, and nothin
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import time
@@ -13,10 +14,14 @@ from orchestrator.model import JsonObject
 from tests.system.hosts import until, wait_gone
 from tests.system.shell import Shell
 
-WINDOW_S = 1.0
+WINDOW_S = 0.6
 """After the spawn, within which the host is killed: everything that a run goes through takes about as long."""
-SCRIPT = "file new.txt hello\nsay written\nsleep 0.1\nfinal done"
-OPTIONS = ("--worktree", "--check", "sleep 0.1")
+RUN: JsonObject = {
+    "backend": "scripted",
+    "prompt": "file new.txt hello\nsay written\nsleep 0.1\nfinal done",
+    "workspace": {"mode": "worktree"},
+    "checks": ["sleep 0.1"],
+}
 
 
 @dataclass(slots=True)
@@ -46,12 +51,13 @@ def kill_in_places(person: Shell, count: int, seed: int) -> Kills:
     found, draw = Kills(), random.Random(seed)
     person.ok("host", "start")
     for number in range(count):
-        run_id = person.detached(SCRIPT, *OPTIONS)
-        time.sleep(draw.uniform(0, WINDOW_S))
         (host,) = person.ground.hosts()
-        before = person.run("events", run_id, "--json").lines
+        run_id = person.tool("spawn_run", **RUN, cwd=str(person.cwd))["run_id"]
+        time.sleep(draw.uniform(0, WINDOW_S))
         host.kill()
         wait_gone(host)
+        log = person.cwd / ".orchestrator" / "runs" / run_id / "events.jsonl"
+        before = [json.loads(line) for line in log.read_text().splitlines()]
         killed = time.monotonic()
         person.ok("host", "start")
         person.settled(run_id)
