@@ -62,6 +62,10 @@ def _o(description: str) -> JsonObject:
 
 
 _RUN: JsonObject = {"run_id": _s(), "agent_name": _s("or run_id"), "cwd": _s("of agent_name")}
+_PAGE: JsonObject = {
+    "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset, in bytes"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes; default about 6000"},
+}
 _PARTS = (
     "{parts: [{type: text, text} | {type: data, data} | {type: file, uri | bytes_base64, mime_type?, name?}], role?, "
     "metadata?}"
@@ -179,8 +183,7 @@ TOOLS: tuple[Tool, ...] = (
             **_RUN,
             "seq": {"type": "integer", "minimum": 1},
             "field_path": _s("JSON Pointer in the event's data: /output, /changes/0/diff"),
-            "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset, in bytes"},
-            "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes; default about 6000"},
+            **_PAGE,
         },
         ("seq", "field_path"),
         idempotent=True,
@@ -268,8 +271,7 @@ TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
             "What a run changed, as a patch in pages.",
             {
                 **_RUN,
-                "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset, in bytes"},
-                "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes; about 6000"},
+                **_PAGE,
             },
             idempotent=True,
         ),

@@ -3,7 +3,7 @@ pull request. The patch lies with them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 from orchestrator.events import Event
 from orchestrator.model import JsonObject, RunSpec
 from orchestrator.store.layout import RunDir, replace_file
+from orchestrator.store.log import RunLog
 from orchestrator.store.reader import RunReader
 
 ANSWER, TRANSCRIPT, PULL_REQUEST = "out.md", "logs.txt", "pr.json"
@@ -19,10 +20,11 @@ TRANSCRIPT_EVENTS = 20_000
 TITLE_CHARS = 72
 
 
-def write(run_dir: RunDir, spec: RunSpec, answer: str, facts: JsonObject, mask: Callable[[str], str]) -> list[str]:
+def write(log: RunLog, spec: RunSpec, answer: str, facts: JsonObject) -> list[str]:
     """Writes them, masked. Returns their names. Blocks on the disk."""
-    last = RunReader(run_dir).state().run.last_seq
-    told = list(RunReader(run_dir).poll(max(0, last - TRANSCRIPT_EVENTS), TRANSCRIPT_EVENTS, None)[0])
+    run_dir, mask = log.dir, log.masked
+    begin = max(0, log.run.last_seq - TRANSCRIPT_EVENTS)
+    told = RunReader(run_dir).poll(begin, TRANSCRIPT_EVENTS, None)[0]
     texts = {ANSWER: mask(_answer(answer, told, facts)), TRANSCRIPT: "".join(_transcript(told))}
     if spec.workspace is not None and facts.get("changes", {}).get("files"):
         title, _, body = (mask(answer).strip() or spec.agent_name).partition("\n")

@@ -132,12 +132,11 @@ def _workspace(
         return workspace_of(arguments.get("workspace") or {}, cwd, env, trusted=trusted)
     if "workspace" in arguments:
         raise InvalidArgument(f"a session that is {mode}d stays where it was; leave out workspace")
-    if earlier is None or earlier.workspace is None:
-        return None
-    if mode == "fork":
+    workspace = going_on(earlier) if earlier else None
+    if workspace and mode == "fork":
         raise Unsupported("this session works in a workspace of its own, where two agents would meet; resume it, or "
                           "spawn a new run")  # fmt: skip
-    return going_on(earlier)
+    return workspace
 
 
 def going_on(earlier: RunSpec) -> JsonObject | None:

@@ -232,7 +232,7 @@ class Work:
             life = self._life
             said = self._facts.get("final_response") or life.log.run.summary
             answer = end.final_response if isinstance(end, Completed) else said
-            names = deliverables.write(life.log.dir, life.spec, answer, self._facts, life.log.masked)
+            names = deliverables.write(life.log, life.spec, answer, self._facts)
             self._facts["deliverables"] = names
             if life.log.holds_secret(place.patch):
                 self._facts["changes"] = {**self._facts["changes"], "holds_secret": True}

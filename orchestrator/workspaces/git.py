@@ -175,6 +175,18 @@ class Git:
         except GitError:
             return None
 
+    def resolved(self, name: str) -> str | None:
+        """The id of what a name stands for; None if nothing is called so."""
+        return self.asks("rev-parse", "--verify", "-q", name)
+
+    def tree_of(self, commit: str) -> str:
+        """The id of a commit's tree."""
+        return self.text("rev-parse", f"{commit}^{{tree}}")
+
+    def path_of(self, name: str) -> Path:
+        """Where a file of the repository's own lies, as `index`, in whatever kind of working tree."""
+        return Path(self.text("rev-parse", "--path-format=absolute", "--git-path", name))
+
     def own_programs(self) -> list[str]:
         """The filters and merge drivers that the repository's own configuration defines, by their keys: somebody who
         may write there could have the one who runs git run anything."""

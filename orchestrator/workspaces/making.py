@@ -94,7 +94,7 @@ class Making:
             known: an earlier run of the session may have worked on the branch.
         """
         ref = f"refs/heads/{self._branch}"
-        tip = git.asks("rev-parse", "--verify", "-q", ref)
+        tip = git.resolved(ref)
         if tip is None:
             git.run("update-ref", ref, base, "0" * len(base))
         elif not known and tip != base:
@@ -119,7 +119,7 @@ class Making:
             Snapshots(git, Path(scratch), lasting=True) as snapshots,
         ):
             tree = snapshots.take().tree
-        if tree == git.text("rev-parse", f"{base}^{{tree}}"):
+        if tree == git.tree_of(base):
             return base
         words = "What was not committed when the run began"
         commit = git.at(git.where, IDENTITY).text("commit-tree", tree, "-p", base, "-m", words)

@@ -166,7 +166,7 @@ class Place:
                 return
             snapshots = Snapshots(git, self._dir.path)
             before = snapshots.take(SHARED_S)
-            base = git.asks("rev-parse", "--verify", "-q", "HEAD^{commit}")
+            base = git.resolved("HEAD^{commit}")
             self._before = Before(snapshots, base or snapshots.empty(), before.tree, before.left_out)
         except (OrchestratorError, OSError) as error:  # the run is worth more than what is known of it
             self.unknown = str(error)
@@ -238,9 +238,9 @@ class Place:
         with Snapshots(git, self._dir.path) as snapshots:
             after = snapshots.take()
             left_out = (*after.left_out, *snapshots.opened_submodules())
-            before = git.text("rev-parse", f"{base}^{{tree}}")
+            before = git.tree_of(base)
             changes = self._changes(snapshots, base, before, after.tree, left_out, set())
-        tip = git.asks("rev-parse", "--verify", "-q", f"refs/heads/{self.branch}")
+        tip = git.resolved(f"refs/heads/{self.branch}")
         self._note(after=after.tree, tip=tip, left_out=changes.told.get("left_out", []))
         return changes
 
@@ -318,7 +318,7 @@ class Place:
             with Snapshots(git, self._dir.path) as snapshots:
                 if snapshots.take().tree != self.record["after"]:
                     return "it was changed after its patch was made"
-                before = git.text("rev-parse", f"{self.record['base']}^{{tree}}")
+                before = git.tree_of(self.record["base"])
                 whole = self.patch.exists() and snapshots.yields(before, self.patch, self.record["after"])
         except (OrchestratorError, OSError) as error:
             return f"what it holds cannot be read: {error}"

@@ -153,7 +153,7 @@ class _Bringing:
     def as_commit(self, words: Commit, check_only: bool) -> JsonObject:
         """A commit on top of what is checked out, of the files of the patch alone."""
         head = self._head()
-        before = self._git.text("rev-parse", f"{head}^{{tree}}")
+        before = self._git.tree_of(head)
         after = self._merged(before) if self._three_way else self._on_top_of(before)
         if after == before:
             raise WrongState("what the run did is committed already")
@@ -177,12 +177,12 @@ class _Bringing:
         if self._git.asks("symbolic-ref", "-q", "HEAD") == f"refs/heads/{branch}":
             raise Conflict(f"branch {branch!r} is checked out; use mode 'commit'")
         self._need_base()
-        tip = self._git.asks("rev-parse", "--verify", "-q", f"refs/heads/{branch}")
+        tip = self._git.resolved(f"refs/heads/{branch}")
         if (other := in_the_way(self._git, branch)) and not (tip and branch == self._place.branch):
             raise Conflict(f"branch {told_of(branch, other)}")
-        after = self._on_top_of(self._git.text("rev-parse", f"{self._base}^{{tree}}"))
+        after = self._on_top_of(self._git.tree_of(self._base))
         told = {**self._told(self._patch), "branch": branch}
-        if check_only or (tip and self._git.text("rev-parse", f"{tip}^{{tree}}") == after):
+        if check_only or (tip and self._git.tree_of(tip) == after):
             return {**told, "commit": tip} if tip and not check_only else told
         commit = self._commit(after, tip or self._base, words)
         self._git.run("update-ref", f"refs/heads/{branch}", commit, tip or "0" * len(commit))
@@ -193,11 +193,11 @@ class _Bringing:
         return {**told, "commit": commit}
 
     def _head(self) -> str:
-        head = self._git.asks("rev-parse", "--verify", "-q", "HEAD^{commit}")
+        head = self._git.resolved("HEAD^{commit}")
         if head is None:
             raise WrongState(f"{self._git.where} has no commit yet")
         for name in ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply"):
-            if Path(self._git.text("rev-parse", "--path-format=absolute", "--git-path", name)).exists():
+            if self._git.path_of(name).exists():
                 raise WrongState(f"{self._git.where} is in the middle of a merge or rebase; finish that first")
         return head
 
@@ -217,7 +217,7 @@ class _Bringing:
         """The tree that has both: what changed here since the base, and what the run changed."""
         self._need_base()
         git = self._trees.through("target").at(self._git.where, IDENTITY)
-        theirs = self._on_top_of(self._git.text("rev-parse", f"{self._base}^{{tree}}"))
+        theirs = self._on_top_of(self._git.tree_of(self._base))
         ours, run = (git.text("commit-tree", tree, "-p", self._base, "-m", "merge") for tree in (now, theirs))
         told = git.run("merge-tree", "--write-tree", "--name-only", "--no-messages", "-z", ours, run, ok=(0, 1))
         tree, *conflicts = [item for item in told.split(b"\0") if item]
@@ -235,7 +235,7 @@ class _Bringing:
         if not patch.stat().st_size:
             return
         touched = [self._git.where / os.fsdecode(path) for path in self._touched(patch)]
-        index = Path(self._git.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
+        index = self._git.path_of("index")
         saved = _Saved(self._scratch / "saved", [*touched, index])
         try:
             self._git.run("apply", "--binary", *how, str(patch))
@@ -245,11 +245,11 @@ class _Bringing:
 
     def _touched(self, patch: Path) -> list[bytes]:
         """The paths that a patch writes or removes."""
-        listed = self._git.run("apply", "--numstat", "-z", str(patch)).split(b"\0")
-        there = [item.split(b"\t", 2)[2] for item in listed if item.count(b"\t") >= 2]
-        back = self._git.run("apply", "--reverse", "--numstat", "-z", str(patch)).split(b"\0")
-        gone = [item.split(b"\t", 2)[2] for item in back if item.count(b"\t") >= 2]
-        return list(dict.fromkeys([*there, *gone]))
+        return list(dict.fromkeys([*self._written_by(patch), *self._written_by(patch, "--reverse")]))
+
+    def _written_by(self, patch: Path, *how: str) -> list[bytes]:
+        listed = self._git.run("apply", *how, "--numstat", "-z", str(patch)).split(b"\0")
+        return [item.split(b"\t", 2)[2] for item in listed if item.count(b"\t") >= 2]
 
     def _try(self, patch: Path, *how: str, git: Git | None = None) -> None:
         if not patch.stat().st_size:
@@ -266,8 +266,7 @@ class _Bringing:
             raise WrongState(f"git makes no commit here: {error}") from error
 
     def _told(self, patch: Path) -> JsonObject:
-        listed = self._git.run("apply", "--numstat", "-z", str(patch)) if patch.stat().st_size else b""
-        return {"files": sum(1 for item in listed.split(b"\0") if item.count(b"\t") >= 2)}
+        return {"files": len(self._written_by(patch)) if patch.stat().st_size else 0}
 
 
 class _Saved:

@@ -62,7 +62,7 @@ class Snapshots:
         within.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="git-", dir=within))
         (self._scratch / "objects").mkdir()
-        objects = git.text("rev-parse", "--path-format=absolute", "--git-path", "objects")
+        objects = os.fspath(git.path_of("objects"))
         elsewhere = [objects, *([os.fspath(known._scratch / "objects")] if known else [])]
         apart = {
             "GIT_OBJECT_DIRECTORY": str(self._scratch / "objects"),
@@ -106,13 +106,13 @@ class Snapshots:
     def _begin_index(self, git: Git) -> None:
         """Starts from the real index, which knows what has not changed. Its time goes along, by which git tells what
         may have changed within the same moment."""
-        real = Path(self._own.text("rev-parse", "--path-format=absolute", "--git-path", "index"))
+        real = self._own.path_of("index")
         ours = self._scratch / "index"
         try:
             shutil.copy2(real, ours)
         except FileNotFoundError:
             ours.unlink(missing_ok=True)
-            if self._own.asks("rev-parse", "--verify", "-q", "HEAD"):
+            if self._own.resolved("HEAD"):
                 git.run("read-tree", "HEAD")
             return
         hidden = [line for line in git.run("ls-files", "-v", "-z").split(b"\0") if line and line[:1] not in b"HM"]

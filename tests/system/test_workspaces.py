@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from orchestrator.engine.engine import Caller, Engine
 from orchestrator.errors import Conflict
 from orchestrator.store.layout import Home
 from tests.conftest import wait_until
+from tests.contract.test_workspaces import git
 from tests.kill.places import kill_in_places
 from tests.models.player import Player, agent_environment
 from tests.system.desk import Desk
@@ -30,12 +30,6 @@ pytestmark = [pytest.mark.system]
 TEST = "from totals import total\nassert total([1, 2, 3]) == 6\n"
 KILLS = 10
 """Hosts that the suite kills; `scripts/bench kill-workspaces` kills many more."""
-
-
-def git(cwd: Path, *words: str) -> str:
-    who = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.invalid"]
-    done = subprocess.run(["git", *who, *words], cwd=cwd, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def plant(cwd: Path) -> None:
