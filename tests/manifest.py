@@ -208,7 +208,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/bridge::every_way_*", "system/bridge::a_run_outlives_*", "system/bridge::an_agent_*",
         "system/bridge::a_server_in_process_*", "system/bridge_faults::a_client_that_*")),
     Behaviour("bridge/next-host", _README, "When the host goes away, reads are asked again and commands refused.", (
-        "system/bridge_faults::*_dies", "system/bridge_faults::*_told_to_end", "system/bridge_handover::*")),
+        "system/bridge_faults::*_dies", "system/bridge_faults::*_never_sent_*",
+        "system/bridge_faults::*_told_to_end", "system/bridge_handover::*")),
     # ---- the command line
     Behaviour("cli/runs", _README, "Runs are started, waited for, answered, steered and cancelled by commands, and "
         "exit codes say what became of it.", ("system/cli_runs::*",)),

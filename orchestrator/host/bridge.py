@@ -3,7 +3,8 @@
 A client starts one for every session, so it is small and quick: bytes go both ways as they come. Of each line only
 `id`, `method`, the tool's name and the id that a cancellation names are looked at, so that when the host goes away
 the next one can be found or started, told who is here, and asked again. What it cannot know it says: a command that
-was under way is answered with `host_restarted`. The bridge owns no run; ending it in any way touches none.
+sent to a host that went away is answered with `host_restarted`. The bridge owns no run; ending it in any way touches
+none.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class Bridge:
     def _watch_host(self) -> None:
         if self._host is not None:
             reading = selectors.EVENT_READ if len(self._to_client) < BUFFER_BYTES else 0
-            self._watch(self._host, reading | (selectors.EVENT_WRITE if self._to_host else 0))
+            writing = selectors.EVENT_WRITE if self._to_host and not self._deaf else 0
+            self._watch(self._host, reading | writing)
 
     # ---- the client's side ----
 
@@ -149,7 +151,7 @@ class Bridge:
             self._calls.open(heard, _Call(heard, line))
         if self._host is None:
             self._give_up()
-        elif not self._deaf:
+        else:
             self._to_host += line + b"\n"
 
     def _write_client(self) -> bool:
@@ -181,7 +183,6 @@ class Bridge:
                 return
             except OSError:
                 self._deaf = True
-                self._to_host.clear()
 
     def _take_from_host(self, piece: bytes) -> None:
         for line in self._from_host.feed(piece):
@@ -199,10 +200,12 @@ class Bridge:
         self._watch(host, 0)
         host.close()
         self._host = None
+        unsent = set(bytes(self._to_host).split(b"\n"))  # a line of which a part was sent is none of these
         self._to_host.clear()  # all of it stands in the open calls, or needs no answer
         for call in self._calls:
             call.attempts += 1
-            if call.heard.is_command and not self._farewell:  # a host that says farewell has begun nothing new
+            begun = not self._farewell and call.line not in unsent  # a host that says farewell has begun nothing new
+            if begun and call.heard.is_command:
                 self._calls.close(call.heard)
                 self._refuse(
                     call.heard,

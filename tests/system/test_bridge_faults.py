@@ -129,6 +129,16 @@ def test_a_session_goes_on_however_often_the_host_dies(place: Ground) -> None:
         assert bridge.said() == ""
 
 
+def test_a_command_that_was_never_sent_is_given_to_the_next_host(place: Ground) -> None:
+    with place.bridge() as bridge:
+        bridge.call("list_runs")
+        with frozen(psutil.Process(bridge.process.pid)):  # it hears of the death and of the command at the same time
+            place.kill_host()
+            asked = bridge.ask_tool("spawn_run", backend="scripted", cwd=str(place.cwd), prompt="say x")
+        run_id = document(bridge.answer(asked))["run_id"]
+        assert [run["run_id"] for run in bridge.call("list_runs")["runs"]] == [run_id]
+
+
 def test_reads_under_way_are_asked_again_when_the_host_is_told_to_end(place: Ground) -> None:
     with place.bridge() as bridge:
         run_id = bridge.waiting("ask Which?", place.cwd)
