@@ -12,15 +12,15 @@ from typing import Literal, Protocol
 from orchestrator.config import Settings
 from orchestrator.ends import Outcome
 from orchestrator.events import Update
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Usage
 
 Ability = Literal[
     "steer", "resume", "fork", "permission", "images", "attach",
-    "max_turns", "max_cost_usd",
+    "max_turns", "max_tokens", "max_cost_usd",
     "instructions", "model", "effort", "tools", "disallowed_tools",
     "agent_tools",
 ]  # fmt: skip
-"""Those of the second line are limits that it can keep; one that it cannot keep is refused. Those of the third are what
+"""Those of the second line are budgets that hold for it, for it says what its agent uses. Those of the third are what
 of a profile it takes in `backend_config`; `instructions` as `append_system_prompt`, otherwise the prompt tells them.
 The last: it gives its agents our own tools."""
 
@@ -76,6 +76,11 @@ class RunContext(Protocol):
         ...
 
     @property
+    def metered(self) -> bool:
+        """Whether a budget of what the agent uses holds: `spend` is to be told before each of its steps."""
+        ...
+
+    @property
     def grace_s(self) -> float:
         """How long cleaning up may take once the run is cancelled, in seconds; little when this process ends."""
         ...
@@ -92,6 +97,25 @@ class RunContext(Protocol):
         """Records one update. Returns once it is in the log, so that a slow disk slows the agent, not the memory.
 
         `AgentProcess`, `SessionBound` and `RemoteRef` are durable when it returns.
+        """
+        ...
+
+    async def spend(self, usage: Usage, *, more: bool) -> bool:
+        """What this call of `run` used so far, in all: recorded, and charged to the budgets that hold.
+
+        Args:
+            more: the agent goes on from here; otherwise it is just coming to its end, and is let come to it.
+
+        Returns:
+            False if a budget is used up: nothing more may be begun, and the run is being ended.
+        """
+        ...
+
+    async def rest(self) -> None:
+        """Waits until the provider, whose limit `RateLimited` told of, takes requests again.
+
+        Raises:
+            BackendError: that is too far away to wait for.
         """
         ...
 

@@ -56,6 +56,12 @@ class Settings:
     claude_cli: str = setting("", "the Claude Code to run; otherwise that of the extra, or on PATH", "user")
     codex_cli: str = setting("", "the Codex to run; otherwise that of the extra, or on PATH", "user")
     backend: str = setting("", "what `orchestrator run` uses without --backend")
+    rate_limit_wait_s: float = setting(
+        60.0, "seconds that a backend begins no run after a rate limit of unknown length; doubled each time, to 900"
+    )
+    on_finish_webhook: str = setting("", "a URL that is told of the end of each run that no agent spawned", "user")
+    on_finish_command: tuple[str, ...] = setting((), "a program, with its arguments, that is told likewise", "user")
+    delivery_retry_s: float = setting(5.0, "seconds before somebody is told again who could not be; later ones grow")
     host_idle_s: float = setting(600.0, "seconds that a host stays without clients and live runs")
     log_level: str = setting("info", "what the host logs", "free", ("debug", "info", "warning", "error"))
 

@@ -1,4 +1,4 @@
-"""How a run ends: what a backend returns, what it used, and why it failed. Pure."""
+"""How a run ends: what a backend returns, what it used, why it failed, and who else may end it. Pure."""
 
 from __future__ import annotations
 
@@ -48,3 +48,11 @@ class Cancelled:
 
 
 Outcome = Completed | Failed | Rejected | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run is being ended from outside."""
+
+    why: Literal["cancel", "timeout", "unanswered", "budget", "shutdown", "lost"]
+    reason: str | None = None

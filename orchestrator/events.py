@@ -196,14 +196,23 @@ class Progress(Update):
 
     type: ClassVar[str] = "status_changed"
     detail: str
-    usage: Usage | None = None
     progress: JsonObject | None = None
     """How far the agent says it is: `{text, percent?}`."""
 
     def payload(self) -> JsonObject:
         """See `Update.payload`."""
-        usage = self.usage.to_json() if self.usage else None
-        return compact({"status": Status.RUNNING, "detail": self.detail, "usage": usage, "progress": self.progress})
+        return compact({"status": Status.RUNNING, "detail": self.detail, "progress": self.progress})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimited(Update):
+    """The provider of the agent's model takes no more requests for now. Until it does, no run of the backend begins."""
+
+    type: ClassVar[str] = "status_changed"
+    words: str
+    """What the provider said."""
+    retry_s: float | None = None
+    """Seconds until it takes some again; None if it did not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +310,10 @@ def _run_started(run: Run, event: Event) -> JsonObject:
 def _status_changed(run: Run, event: Event) -> JsonObject:
     data = event.data
     changes: JsonObject = {"status": Status(data["status"]), "detail": data.get("detail")}
+    if used := data.get("usage"):
+        changes["usage"] = Usage.from_json(used)
+        if "detail" not in data:  # what it used says nothing of what it does
+            del changes["detail"]
     if "remote_ref" in data:
         changes["remote_ref"] = data["remote_ref"]
     if resolved := data.get("resolved"):
@@ -356,6 +369,7 @@ def _run_completed(run: Run, event: Event) -> JsonObject:
         "result": _result(data, event.seq, (*_ANSWER, *_FACTS)),
         "summary": _clip(data.get("final_response") or "") or run.summary,
         "workspace": data.get("workspace", run.workspace),
+        "usage": Usage.from_json(used) if (used := data.get("usage")) else run.usage,
     }
 
 

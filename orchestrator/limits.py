@@ -6,14 +6,19 @@ from orchestrator.backend import Ability
 from orchestrator.errors import InvalidArgument, nearest
 from orchestrator.model import JsonObject
 
-LIMITS = ("timeout_s", "input_timeout_s", "queue_ttl_s", "max_turns", "max_cost_usd", "fix_attempts")
+TIMES = ("timeout_s", "input_timeout_s", "queue_ttl_s")
+"""Seconds. What a run gives none of it has of the run that spawned it, and never more than that."""
+KEPT_BY_BACKENDS: tuple[Ability, ...] = ("max_turns", "max_tokens", "max_cost_usd")
+"""Budgets that can be kept only where the backend says what its agent uses."""
+BUDGETS: tuple[str, ...] = (*KEPT_BY_BACKENDS, "max_events", "max_artifact_mb")
+"""What a run and all below it may use together."""
+LIMITS = (*TIMES, *BUDGETS, "fix_attempts")
+_WHOLE = ("max_turns", "max_tokens", "max_events", "fix_attempts")
 MOST_ATTEMPTS = 10
-KEPT_BY_BACKENDS: tuple[Ability, ...] = ("max_turns", "max_cost_usd")
-"""Those that a backend keeps, if it can."""
 
 
 def limits_of(given: JsonObject) -> JsonObject:
-    """The limits of a run, checked: seconds, calls of the model, US dollars, times to mend.
+    """The limits of a run, checked: seconds, calls of the model, tokens, US dollars, events, megabytes, times to mend.
 
     Raises:
         InvalidArgument: it names the first that is wrong, and what it takes.
@@ -22,10 +27,20 @@ def limits_of(given: JsonObject) -> JsonObject:
         if name not in LIMITS:
             raise InvalidArgument(f"no limit {name!r}{nearest(name, LIMITS)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
-            what = "number" if name in (*KEPT_BY_BACKENDS, "fix_attempts") else "number of seconds"
+            what = "number of seconds" if name in TIMES else "number"
             raise InvalidArgument(f"limits.{name} must be a positive {what}, not {value!r}")
-        if name in ("max_turns", "fix_attempts") and value != int(value):
+        if name in _WHOLE and value != int(value):
             raise InvalidArgument(f"limits.{name} must be a whole number, not {value!r}")
         if name == "fix_attempts" and value > MOST_ATTEMPTS:
             raise InvalidArgument(f"limits.fix_attempts is at most {MOST_ATTEMPTS}")
     return given
+
+
+def limits_below(own: JsonObject, parent: JsonObject) -> JsonObject:
+    """The limits of a run that another one spawns: its times are the parent's where it gives none, and never longer."""
+    return {**own, **{name: min(own.get(name, parent[name]), parent[name]) for name in TIMES if name in parent}}
+
+
+def has_budget(limits: JsonObject) -> bool:
+    """Whether one of the limits is a budget."""
+    return any(name in limits for name in BUDGETS)

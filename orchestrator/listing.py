@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.errors import InvalidArgument, RunNotFound, StoreError, StoreVersion
-from orchestrator.model import JsonObject, Run, Status
+from orchestrator.errors import InvalidArgument, OrchestratorError, RunNotFound, StoreError, StoreVersion
+from orchestrator.model import JsonObject, Run, Status, compact
 from orchestrator.store.index import RunIndex
-from orchestrator.store.layout import RunDir
+from orchestrator.store.layout import Home, RunDir
+from orchestrator.store.members import member_ids
 from orchestrator.store.reader import RunReader
 
 if TYPE_CHECKING:
@@ -81,7 +83,60 @@ def row_of(run: Run) -> JsonObject:
         "updated_at": run.updated_at,
         "cwd": str(run.cwd),
         **({"parent_run_id": run.parent_run_id} if run.parent_run_id else {}),
+        **({"usage": run.usage.to_json()} if run.usage else {}),
     }
+
+
+def tree_of(home: Home, run_dir: RunDir, run: Run, log_of: Callable[[str], RunLog | None]) -> JsonObject | None:
+    """What a run and all below it are and used together; None for one that spawned nothing.
+
+    Args:
+        log_of: gives the log of a run that lives in this process.
+    """
+    root = run_dir if run.depth == 0 else home.find(RunReader(run_dir).spec().root_run_id or run.run_id)
+    found = {run.run_id: run}
+    for run_id in member_ids(root)[1:] if root else ():
+        with contextlib.suppress(OrchestratorError, OSError):  # it is gone, or damaged: the others are told of
+            log, member = log_of(run_id), home.find(run_id)
+            state = log.run if log else RunReader(member).state().run if member else None
+            if state is not None and state.parent_run_id in found:  # members are noted in the order of their spawns
+                found.setdefault(run_id, state)
+    if len(found) == 1:
+        return None
+    usage = None
+    for one in found.values():
+        usage = one.usage.plus(usage) if one.usage else usage
+    live = sum(not one.terminal for one in found.values())
+    return compact({"runs": len(found), "live": live, "usage": usage.to_json() if usage else None})
+
+
+def used_words(row: JsonObject) -> str:
+    """What a run, with all below it, used, in a word for a list: dollars if somebody knows them, otherwise tokens."""
+    usage: JsonObject = (row.get("tree") or row).get("usage") or {}
+    if "cost_usd" in usage:
+        return f"${usage['cost_usd']:.2f}" if usage["cost_usd"] >= 0.01 else f"${usage['cost_usd']:.4f}"
+    tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if tokens >= size:
+            return f"{tokens / size:.1f}{unit}"
+    return str(tokens) if usage else ""
+
+
+def usage_line(row: JsonObject) -> str | None:
+    """What a run used, and what it and all below it did together, in words; None if nobody knows."""
+    tree: JsonObject = row.get("tree") or {}
+    words = _in_words(row.get("usage") or {})
+    if together := _in_words(tree.get("usage") or {}):
+        words += f"{'; ' if words else ''}{tree['runs']} runs together {together}"
+    return words or None
+
+
+def _in_words(usage: JsonObject) -> str:
+    names = {"input_tokens": "tokens in", "cached_input_tokens": "of them cached", "output_tokens": "out"}
+    words = [f"{usage[name]:,} {word}" for name, word in names.items() if usage.get(name)]
+    words += [f"{usage['turns']} turns"] if usage.get("turns") else []
+    words += [f"${usage['cost_usd']:.4f}"] if "cost_usd" in usage else []
+    return ", ".join(words)
 
 
 def _matches(run: Run, filters: Mapping[str, str]) -> bool:

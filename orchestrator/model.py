@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
@@ -49,9 +49,10 @@ ON_APPROVAL_ORDER: tuple[OnApproval, ...] = ("deny", "ask", "allow")
 SESSION_MODES: tuple[SessionMode, ...] = get_args(SessionMode)
 
 
-def now() -> str:
-    """The current time as every file and result shows it: UTC, milliseconds, `Z`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def now(later_s: float = 0.0) -> str:
+    """The current time, or one in so many seconds, as every file and result shows it: UTC, milliseconds, `Z`."""
+    when = datetime.now(UTC) + timedelta(seconds=later_s)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -181,6 +182,14 @@ class Usage(Document):
     cost_usd: float | None = None
     turns: int | None = None
 
+    def plus(self, other: Usage | None) -> Usage:
+        """Both together; a number that only one of them knows is that."""
+        if other is None:
+            return self
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        known = {name: [number for number in pair if number is not None] for name, pair in pairs.items()}
+        return Usage(**{name: sum(numbers) for name, numbers in known.items() if numbers})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure(Document):
@@ -265,6 +274,10 @@ class RunSpec(Document):
     acceptance: list[str] | None = None
     """What must hold; the agent answers each."""
     require_changes: bool = False
+    on_finish: JsonObject | None = None
+    """Who is told when the run is over, and how: see `orchestrator.on_finish`."""
+    budgeted: bool = False
+    """A budget holds for it: one of its own, or of a run above it."""
     attempt: int = 0
     """How often the agent was asked to mend what checks found; 0 in what is written."""
     attach: Attachment | None = None
@@ -315,6 +328,7 @@ class Run(Document):
     profile: JsonObject | None = None
     progress: JsonObject | None = None
     workspace: JsonObject | None = None
+    usage: Usage | None = None
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:
@@ -353,7 +367,7 @@ class Run(Document):
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Run:
         """See `Document.from_json`; nested values get their types back."""
-        error = document.get("error")
+        error, usage = document.get("error"), document.get("usage")
         return super(Run, cls).from_json(
             {
                 **document,
@@ -361,6 +375,7 @@ class Run(Document):
                 "status": Status(document["status"]),
                 "pending": tuple(InputRequest.from_json(request) for request in document.get("pending", ())),
                 "error": Failure.from_json(error) if error else None,
+                "usage": Usage.from_json(usage) if usage else None,
             }
         )
 

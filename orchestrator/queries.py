@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol
 from orchestrator.clip import clip, json_chars
 from orchestrator.errors import ArtifactNotFound, InvalidArgument, RunNotFound
 from orchestrator.events import Event
-from orchestrator.listing import Where, page_of, row_of
+from orchestrator.listing import Where, page_of, row_of, tree_of
 from orchestrator.model import InputRequest, JsonObject, Run, Status, compact
 from orchestrator.store import artifacts
+from orchestrator.store.deliveries import Deliveries
 from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import Home, RunDir, read_json
 from orchestrator.store.reader import RunReader
@@ -56,6 +58,10 @@ class Runs(Protocol):
 
     def place(self, run_id: str) -> int | None:
         """The place of a run among those that wait for a slot; None if that is not known here."""
+        ...
+
+    def left(self, run_id: str) -> JsonObject | None:
+        """What a live run may still use of its budgets; None if it has none, or that is not known here."""
         ...
 
 
@@ -101,10 +107,16 @@ class Queries:
                 "workspace": run.workspace,
                 "progress": run.progress,
                 "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
+                "told": await asyncio.to_thread(_told, run_dir) or None,
+                "budget_left": self._engine.left(run.run_id),
+                "tree": await self._tree(run_dir, run),
             }
         )
         value, cut = clip(document, RESULT_CHARS)
         return {**value, "clipped": cut} if cut else value
+
+    async def _tree(self, run_dir: RunDir, run: Run) -> JsonObject | None:
+        return await asyncio.to_thread(tree_of, self._engine.home, run_dir, run, self._engine.log_of)
 
     async def list_runs(
         self,
@@ -136,6 +148,8 @@ class Queries:
                     continue
             if status is None or run.status == status:
                 row = row_of(run)
+                if run.depth == 0 and (tree := await self._tree(run_dir, run)):
+                    row["tree"] = tree
                 size += json_chars(row) + 1
                 if size > RESULT_CHARS and runs:
                     more = True
@@ -294,6 +308,12 @@ def _digest(run: Run) -> JsonObject:
 def _short_digest(run: Run) -> JsonObject:
     pending = [{"request_id": request.request_id, "kind": request.kind} for request in run.pending[:2]]
     return {**_digest(run.evolve(pending=())), "summary": run.summary[:40]} | ({"pending": pending} if pending else {})
+
+
+def _told(run_dir: RunDir) -> list[JsonObject]:
+    """Who was told, or is to be told, that the run is over."""
+    told = Deliveries(run_dir).told()
+    return [compact({"channel": name, **dataclasses.asdict(how)}) for name, how in told.items()]
 
 
 def _result(run_dir: RunDir, run: Run) -> JsonObject | None:

@@ -26,6 +26,7 @@ orchestrator; behind `test_agents.a2a_agent` the same agent is a real A2A server
     env NAME                    says an environment variable
     system WORD                 says whether the word is in its job description, which comes before the script
     usage IN OUT [COST]         what it used
+    spend IN OUT [COST]         one more call of a model, which used that; goes on if there is budget for it
     json JSON                   structured output
     final TEXT                  the final response; otherwise the last message
     fail WHY | reject WHY | cancel WHY | crash
@@ -72,7 +73,9 @@ class Scripted:
     """The backend `scripted`. Sessions are remembered as long as this object lives."""
 
     name = "scripted"
-    abilities: frozenset[Ability] = frozenset({"steer", "resume", "fork", "permission", "agent_tools"})
+    abilities: frozenset[Ability] = frozenset(
+        {"steer", "resume", "fork", "permission", "agent_tools", "max_turns", "max_tokens", "max_cost_usd"}
+    )
 
     def __init__(self) -> None:
         self._sessions: dict[str, list[str]] = {}
@@ -273,6 +276,14 @@ class _Script:
         numbers = rest.split()
         cost = float(numbers[2]) if len(numbers) > 2 else None
         self._usage = Usage(input_tokens=int(numbers[0]), output_tokens=int(numbers[1]), cost_usd=cost, turns=1)
+
+    async def _do_spend(self, rest: str) -> None:
+        before = self._usage
+        await self._do_usage(rest)
+        assert self._usage is not None
+        self._usage = self._usage.plus(before)
+        if not await self._ctx.spend(self._usage, more=True):
+            await asyncio.get_running_loop().create_future()  # until it is ended
 
     async def _do_json(self, rest: str) -> None:
         self._structured, self._final = orjson.loads(rest), rest

@@ -34,7 +34,7 @@ from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
 from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, SessionBound, Started, Update
 from orchestrator.home import default_home
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Usage
 from test_agents.tool_server import ToolResult, ToolServer
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ WORKING = TaskState.TASK_STATE_WORKING
 OUTBOX = 64
 DURABLE_EVENTS = 500
 STOP_S = 10.0
+REST_S = 30.0
 
 
 class Work:
@@ -100,6 +101,19 @@ class Work:
         if isinstance(update, (Started, SessionBound)) and update.native_session_id is not None:
             self.native_session_id = update.native_session_id
         await self._outbox.put(update)
+
+    @property
+    def metered(self) -> bool:
+        """See `RunContext.metered`: the client keeps its own budgets."""
+        return False
+
+    async def spend(self, usage: Usage, *, more: bool) -> bool:
+        """See `RunContext.spend`: what the work used stands beside its end."""
+        return True
+
+    async def rest(self) -> None:
+        """See `RunContext.rest`. Nobody is held here, so it is a pause."""
+        await asyncio.sleep(REST_S)
 
     async def ask(self, request: InputRequest) -> Answer:
         """See `RunContext.ask`. A2A knows one pause at a time, so further requests wait for their turn."""

@@ -24,7 +24,7 @@ class ClaudeCode:
     name = "claude_code"
     abilities: frozenset[Ability] = frozenset(
         {
-            *("steer", "resume", "fork", "permission", "images", "max_turns", "max_cost_usd"),
+            *("steer", "resume", "fork", "permission", "images", "max_turns", "max_tokens", "max_cost_usd"),
             *("instructions", "model", "effort", "tools", "disallowed_tools", "agent_tools"),
         }
     )

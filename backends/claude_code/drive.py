@@ -1,7 +1,8 @@
 """One run of Claude Code: its process, the conversation with it, what it asks, and its end.
 
 Above: the backend, which makes one `Drive` for each run. A run is one process, or several one after the other when a
-login had to be waited for. Pure work is done by `updates`, `requests` and `ends`; here is what takes time.
+login, or the provider's limit, had to be waited for. Pure work is done by `updates`, `requests` and `ends`; here is
+what takes time.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from backends.claude_code.sessions import Spent, spent_until_now, transcript_of
 from backends.claude_code.talk import Talk
 from backends.claude_code.transport import command_of
 from backends.claude_code.updates import Translation
+from orchestrator import rate_limits
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch, tell_changes
-from orchestrator.ends import Completed, Outcome
+from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError
-from orchestrator.events import Progress, Started
+from orchestrator.events import Started
 from orchestrator.line_process import HURRY_S, LineProcess, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import JsonObject, RunSpec, Usage, as_array, as_object
+from orchestrator.rate_limits import LimitReached, seconds_until, wait_out
 from orchestrator.values import OURS
 
 OLDEST = (2, 1, 248)
@@ -73,9 +76,13 @@ class Drive:
                     failure = await settle(self._ctx, refusal, agent="Claude Code", how=how, number=self._logins)
                     if failure is not None:
                         return failure
+                    go_on = GO_ON
+                except LimitReached as limit:
+                    await wait_out(self._ctx, limit)
+                    go_on = rate_limits.GO_ON
                 if self._said and await asyncio.to_thread(transcript_of, self._session, self._ctx.env):
                     self._resume, self._fork = self._session, False
-                    content = [{"type": "text", "text": GO_ON}]
+                    content = [{"type": "text", "text": go_on}]
         finally:
             if self._watch is not None and self._ctx.grace_s > HURRY_S:
                 await tell_changes(self._watch, self._ctx)
@@ -96,7 +103,7 @@ class Drive:
         appended = self._options.append_system_prompt
         async with _running(fields, self._spec, self._ctx, env, appended) as (options, process):
             try:
-                async with Talk(self._spec, self._ctx, self._told, options, process) as talk:
+                async with Talk(self._spec, self._ctx, self._told, options, process, self._before_step) as talk:
                     _check_version(talk.about)
                     _check_login(talk.about)
                     if self._watch is None:
@@ -115,6 +122,11 @@ class Drive:
                     raise BackendError("agent_protocol", f"Claude Code cannot be understood: {error}") from error
                 return ends.exit_of(process.exit_code, list(process.errors) or [str(error)], begun=self._said)
 
+    async def _before_step(self, now: Spent) -> bool:
+        """Whether the agent may go on, having used so much; told before it uses a tool."""
+        self._spent(now)
+        return await self._ctx.spend(self._usage, more=True)
+
     async def _converse(self, talk: Talk, content: list[JsonObject], watch: Watch) -> Outcome:
         """Says the prompt, tells what comes, and returns how it ended."""
         try:
@@ -123,17 +135,18 @@ class Drive:
             self._count(talk.results)
             for update in self._told.interrupted():
                 await self._ctx.emit(update)
-        outcome = ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
-        if not isinstance(outcome, Completed):  # whose usage stands in its end
-            await self._ctx.emit(Progress(detail="the run is over", usage=self._usage))
-        return outcome
+        await self._ctx.spend(self._usage, more=False)
+        if result.is_error and talk.error is not None and talk.error.error == "rate_limit":
+            raise LimitReached(result.result or "the provider's limit is reached", seconds_until(talk.limited_until))
+        return ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
 
     def _count(self, results: list[ResultMessage]) -> None:
+        if results:
+            self._spent(Spent.of(results[-1].total_cost_usd, results[-1].model_usage))
+
+    def _spent(self, now: Spent) -> None:
         """What the run used. Claude Code counts for the session, with its sub-agents, over all its processes."""
-        if not results:
-            return
-        last, before = results[-1], self._before
-        now = Spent.of(last.total_cost_usd, last.model_usage)
+        before = self._before
         self._usage = Usage(
             input_tokens=max(0, now.input_tokens - before.input_tokens),
             cached_input_tokens=max(0, now.cached_input_tokens - before.cached_input_tokens),

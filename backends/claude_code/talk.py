@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,6 +25,7 @@ from claude_agent_sdk import (
     HookMatcher,
     Message,
     PermissionResultAllow,
+    RateLimitEvent,
     ResultMessage,
     SystemMessage,
     ToolPermissionContext,
@@ -32,13 +33,13 @@ from claude_agent_sdk import (
 
 from backends.claude_code import requests
 from backends.claude_code.prompt import content_of
-from backends.claude_code.sessions import config_of
-from backends.claude_code.transport import ProcessTransport
-from backends.claude_code.updates import SYNTHETIC, Stored, Translation
+from backends.claude_code.sessions import Spent, config_of
+from backends.claude_code.transport import ProcessTransport, spent_now
+from backends.claude_code.updates import SYNTHETIC, Stored, Translation, retry_words
 from orchestrator.backend import RunContext, denial
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError, OrchestratorError
-from orchestrator.events import Progress, Update
+from orchestrator.events import Progress, RateLimited, Update
 from orchestrator.line_process import HURRY_S, LineProcess
 from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec, as_object
@@ -62,12 +63,23 @@ _COMMANDING = ("__spawn_run", "__continue_run")
 
 
 class Talk:
-    """A conversation with one process. To be entered: connects, and interrupts what still works at the end."""
+    """A conversation with one process. To be entered: connects, and interrupts what still works at the end.
+
+    Args:
+        may_go_on: asked before each use of a tool, of a run with budgets, with what the session used so far.
+    """
 
     def __init__(
-        self, spec: RunSpec, ctx: RunContext, told: Translation, options: ClaudeAgentOptions, process: LineProcess
+        self,
+        spec: RunSpec,
+        ctx: RunContext,
+        told: Translation,
+        options: ClaudeAgentOptions,
+        process: LineProcess,
+        may_go_on: Callable[[Spent], Awaitable[bool]],
     ) -> None:
         self._spec = spec
+        self._may_go_on = may_go_on
         self._ctx = ctx
         self._told = told
         self._planning = options.permission_mode == "plan"
@@ -89,6 +101,8 @@ class Talk:
         """One for each turn."""
         self.error: AssistantMessage | None = None
         """The message of the last turn by which the CLI told of an error."""
+        self.limited_until: int | None = None
+        """When the provider's limit is over, in seconds since 1970, as far as the CLI said so."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -165,6 +179,7 @@ class Talk:
         """Tells what comes, for as long as something comes."""
         async for message in self._client.receive_messages():
             await self._take(message)
+            await self._heed_limit(message)
             for told in self._told.updates(message):
                 await self._ctx.emit(await _with_output(told) if isinstance(told, Stored) else told)
             if self._told.touched:
@@ -197,6 +212,18 @@ class Talk:
                 self._background = {str(task.get("task_id")) for task in message.data.get("tasks") or ()}
             case SystemMessage(subtype="status") if mode := message.data.get("permissionMode"):
                 self._planning = mode == "plan"
+            case _:
+                pass
+
+    async def _heed_limit(self, message: Message) -> None:
+        """What a message tells of the provider's limits."""
+        match message:
+            case SystemMessage(subtype="api_retry") if message.data.get("error") == "rate_limit":
+                wait = message.data.get("retry_delay_ms")
+                seconds = wait / 1000 if isinstance(wait, (int, float)) else None
+                await self._ctx.emit(RateLimited(words=retry_words(message.data), retry_s=seconds))
+            case RateLimitEvent() if message.rate_limit_info.status == "rejected":
+                self.limited_until = message.rate_limit_info.resets_at
             case _:
                 pass
 
@@ -246,20 +273,38 @@ class Talk:
     # ---- what it asks
 
     def _hooks(self) -> dict[Literal["PreToolUse"], list[HookMatcher]]:
-        """What a run must not do unasked is caught before Claude Code permits it: it does not ask for all tools."""
-        if self._spec.level == "full_access":
+        """What a run must not do unasked is caught before Claude Code permits it: it does not ask for all tools. So is
+        what it has no budget for."""
+        if self._spec.level == "full_access" and not self._ctx.metered:
             return {}
         return {"PreToolUse": [HookMatcher(hooks=[self._before_use], on_failure="block")]}
 
     async def _before_use(self, given: HookInput, _id: str | None, _context: HookContext) -> HookJSONOutput:
         call = as_object(given) or {}
         tool, wanted = str(call.get("tool_name")), as_object(call.get("tool_input")) or {}
+        if self._ctx.metered and not await self._has_budget():
+            return {"continue_": False, "stopReason": "the budget is used up"}
+        if self._spec.level == "full_access":
+            return {}
         if self._spec.level == "read_only":
             if requests.writes(tool, wanted):
                 return _decided("deny", denial("this run is read_only"))
         elif await asyncio.to_thread(requests.writes_own_file, tool, wanted, self._spec.cwd, config_of(self._ctx.env)):
             return _decided("ask", "the file is Claude Code's own")
         return {}
+
+    async def _has_budget(self) -> bool:
+        try:
+            return await self._may_go_on(await spent_now(self._client))
+        except ClaudeSDKError as error:  # what cannot be counted cannot be kept
+            self._give_up(BackendError("unsupported", str(error), next_step="leave out budgets, or update Claude Code"))
+            return False
+
+    def _give_up(self, error: Exception) -> None:
+        """Ends the conversation by an error that the SDK would tell the agent, and go on."""
+        if not self._fault.done():
+            self._fault.set_exception(error)
+            self._fault.exception()  # nobody may be waiting any more
 
     async def _may_use(self, tool: str, given: dict[str, Any], context: ToolPermissionContext) -> requests.Verdict:
         """Whether it may use a tool. Called for several at once; cancelled when it does not want to know any more."""
@@ -277,10 +322,8 @@ class Talk:
         self._changed.set()
         try:
             answer = await self._ctx.ask(requests.request_of(wish, self._spec.cwd, plan=self._told.plan, before=before))
-        except (BackendError, OrchestratorError) as error:  # the SDK would tell the agent, and go on
-            if not self._fault.done():
-                self._fault.set_exception(error)
-                self._fault.exception()  # nobody may be waiting any more
+        except (BackendError, OrchestratorError) as error:
+            self._give_up(error)
             return requests.denied("the run is over")
         finally:
             self._asking -= 1

@@ -11,16 +11,40 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from claude_agent_sdk import ClaudeAgentOptions, CLIJSONDecodeError, ProcessError, Transport
+from claude_agent_sdk import (
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    CLIJSONDecodeError,
+    ProcessError,
+    Transport,
+)
 from claude_agent_sdk._internal.transport.subprocess_cli import SubprocessCLITransport
 
+from backends.claude_code.sessions import Spent
 from orchestrator.line_process import LineProcess
+from orchestrator.model import as_object
 
 
 def command_of(options: ClaudeAgentOptions) -> list[str]:
     """The command line of the CLI for these options, which must name the CLI."""
     asking = replace(options, permission_prompt_tool_name="stdio", can_use_tool=None)
     return SubprocessCLITransport(prompt="", options=asking)._build_command()  # pyright: ignore[reportPrivateUsage]
+
+
+async def spent_now(client: ClaudeSDKClient) -> Spent:
+    """What the session used until now: the CLI says so when it is asked, and the SDK does not ask.
+
+    Raises:
+        ClaudeSDKError: it does not answer.
+    """
+    asking = {"subtype": "get_usage", "skip_behaviors": True, "detached": True}
+    try:
+        answer = await client._query._send_control_request(asking)  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+    except Exception as error:  # the SDK raises a bare one for what the CLI refuses
+        raise ClaudeSDKError(f"Claude Code does not say what it used: {error}") from error
+    session = as_object(answer.get("session")) or {}
+    return Spent.of(session.get("total_cost_usd"), session.get("model_usage"))
 
 
 class ProcessTransport(Transport):

@@ -24,7 +24,10 @@ class Codex:
 
     name = "codex"
     abilities: frozenset[Ability] = frozenset(
-        {"steer", "resume", "fork", "permission", "images", "instructions", "model", "effort", "agent_tools"}
+        {
+            *("steer", "resume", "fork", "permission", "images", "max_turns", "max_tokens"),
+            *("instructions", "model", "effort", "agent_tools"),
+        }
     )
 
     def check(self, spec: RunSpec, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """One run of Codex: its process, the conversation with it, and its end.
 
 Above: the backend, which makes one `Drive` for each run. A run is one process, or several one after the other when a
-login had to be waited for.
+login, or the provider's limit, had to be waited for.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from backends.codex.options import Options
 from backends.codex.prompt import input_of, text_item
 from backends.codex.turns import Conversation
 from backends.codex.updates import Translation
+from orchestrator import rate_limits
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch, tell_changes
-from orchestrator.ends import Completed, Outcome, Rejected
-from orchestrator.events import Progress, Started
+from orchestrator.ends import Outcome, Rejected
+from orchestrator.events import Started
 from orchestrator.home import default_home, make_directory
 from orchestrator.line_process import HURRY_S, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import JsonObject, RunSpec, as_object
+from orchestrator.rate_limits import LimitReached, seconds_until, wait_out
 
 COLD_STARTS = 8
 """How often a start is tried again that failed because several made a new CODEX_HOME at the same time."""
@@ -73,7 +75,7 @@ class Drive:
                 await tell_changes(self._watch, self._ctx)
 
     async def _talk_on(self, given: list[JsonObject]) -> Outcome:
-        """One process, or several where a login had to be waited for."""
+        """One process, or several where a login or the provider had to be waited for."""
         number = 0
         while True:
             try:
@@ -88,6 +90,9 @@ class Drive:
                     return failure
                 if self._begun:
                     given = [text_item(GO_ON)]
+            except LimitReached as limit:
+                await wait_out(self._ctx, limit)
+                given = [text_item(rate_limits.GO_ON)]
 
     async def _checked(self) -> Outcome | None:
         """What is wrong with the caller's configuration, as Codex itself finds it; None if nothing is."""
@@ -179,10 +184,10 @@ class Drive:
         finally:
             for update in self._told.interrupted():
                 await self._ctx.emit(update)
-        outcome = ends.outcome_of(turn, self._told, stopped=conversation.stopped)
-        if not isinstance(outcome, Completed):  # whose usage stands in its end
-            await self._ctx.emit(Progress(detail="the run is over", usage=self._told.usage))
-        return outcome
+        await self._ctx.spend(self._told.usage, more=False)
+        if (words := ends.limit_words(turn, conversation.limited_until)) is not None:
+            raise LimitReached(words, seconds_until(conversation.limited_until))
+        return ends.outcome_of(turn, self._told, stopped=conversation.stopped)
 
     @asynccontextmanager
     async def _writable(self, env: dict[str, str]) -> AsyncGenerator[None]:

@@ -83,6 +83,19 @@ def login_words(error: JsonObject) -> str | None:
     return None
 
 
+def limit_words(turn: JsonObject, limited_until: float | None) -> str | None:
+    """What the provider said, if the turn failed because it takes no more requests for now; None for anything else.
+
+    Args:
+        limited_until: when its limit is over, as far as it said so: without that an account may just have no credit.
+    """
+    error = as_object(turn.get("error")) or {}
+    kind, status = kind_of(error)
+    if status == 429 or kind == "rateLimitExceeded" or (kind == "usageLimitExceeded" and limited_until is not None):
+        return " ".join(str(word) for word in (error.get("message"), error.get("additionalDetails")) if word)
+    return None
+
+
 def refusal_of(words: str, *, begun: bool) -> Outcome:
     """The outcome of a run of which Codex refused a request with these words.
 

@@ -15,10 +15,11 @@ from backends.codex import requests
 from backends.codex.client import Client, Notification, ProcessEnded, Request, RpcError
 from backends.codex.ends import BUSY, login_words
 from backends.codex.prompt import input_of, text_item
-from backends.codex.updates import Translation
+from backends.codex.updates import Translation, limit_of
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError
+from orchestrator.events import AgentMessage, Progress, Reasoning
 from orchestrator.line_process import HURRY_S
 from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec, as_object
@@ -30,6 +31,8 @@ BUSY_S = 10.0
 STEER_S = 5.0
 DEFAULTS = "using defaults"
 _WARNING = ("summary", "details", "path")
+_WORDS = (AgentMessage, Reasoning, Progress)
+"""What an agent may say and be done."""
 
 
 class Conversation:
@@ -53,6 +56,10 @@ class Conversation:
         """What Codex told of its thread before it said which one that is."""
         self.broken_config = ""
         """What Codex said of a configuration that it cannot read, and does not use."""
+        self.limited_until: float | None = None
+        """When the provider takes requests again, in seconds since 1970; None while it does."""
+        self._acted = False
+        """Since the model last said what it used it did something: what comes of that it will be told."""
         self.stopped = False
         """The caller stopped the turn instead of approving something."""
 
@@ -232,7 +239,7 @@ class Conversation:
             self._early.append(message)
             return
         if params.get("threadId", self.thread_id) != self.thread_id:
-            self._told.of_helper(method, params)
+            await self._heed_helper(method, params)
             return
         turn = as_object(params.get("turn")) or {}
         match method:
@@ -245,15 +252,33 @@ class Conversation:
                     task.cancel()  # Codex does not want to know any more
             case "error" if words := login_words(as_object(params.get("error")) or {}):
                 raise LoginNeeded(words)
-            case "thread/tokenUsage/updated" if params.get("turnId") != self._turn_id:
-                self._told.used_before(as_object(params.get("tokenUsage")) or {})
+            case "thread/tokenUsage/updated" | "account/rateLimits/updated":
+                await self._count(method, params)
             case "configWarning" if DEFAULTS in (words := " ".join(str(params.get(key)) for key in _WARNING)):
                 self.broken_config = words
             case _:
                 await self._tell(method, params)
 
+    async def _heed_helper(self, method: str, params: JsonObject) -> None:
+        self._told.of_helper(method, params)
+        if method == "thread/tokenUsage/updated":
+            await self._ctx.spend(self._told.usage, more=True)
+
+    async def _count(self, method: str, params: JsonObject) -> None:
+        """What the model used for an answer comes after what the answer had it do."""
+        if limits := as_object(params.get("rateLimits")):
+            self.limited_until = limit_of(limits)
+            return
+        if params.get("turnId") != self._turn_id:
+            self._told.used_before(as_object(params.get("tokenUsage")) or {})
+            return
+        await self._tell(method, params)
+        more, self._acted = self._acted, False
+        await self._ctx.spend(self._told.usage, more=more)
+
     async def _tell(self, method: str, params: JsonObject) -> None:
         for update in self._told.updates(method, params):
+            self._acted = self._acted or not isinstance(update, _WORDS)
             await self._ctx.emit(update)
         if self._told.touched and self._watch:
             await asyncio.to_thread(self._watch.note, self._told.touched)
@@ -274,6 +299,7 @@ class Conversation:
 
     async def _serve(self, request: Request) -> None:
         """Answers a request of Codex by what the caller says. Cancelled when Codex does not want to know any more."""
+        self._acted = True
         try:
             reply = requests.forbidden(request, self._spec.level)
             if reply is None:

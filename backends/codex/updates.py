@@ -231,6 +231,18 @@ class Translation:
         )
 
 
+def limit_of(limits: JsonObject) -> float | None:
+    """When the windows of the account that are used up begin anew, in seconds since 1970; None if none is."""
+    windows = [as_object(limits.get(name)) or {} for name in ("primary", "secondary")]
+    ends = [
+        float(at)
+        for window in windows
+        if isinstance(used := window.get("usedPercent"), (int, float)) and used >= 100
+        if isinstance(at := window.get("resetsAt"), (int, float))
+    ]
+    return max(ends, default=None)
+
+
 def command_of(item: JsonObject) -> str:
     """The command as the agent meant it, without the shell that Codex starts for it."""
     whole = str(item.get("command") or "")

@@ -143,10 +143,15 @@ def usage_of(received: Any) -> Usage | None:
     usage = as_object((as_object(received) or {}).get("usage"))
     if usage is None:
         return None
-    numbers = {name: value for name, value in usage.items() if _fits("int | None", value) or name == "cost_usd"}
+    numbers = {name: value for name, value in usage.items() if _is_amount(value, whole=name != "cost_usd")}
     with contextlib.suppress(TypeError):
         return Usage.from_json(numbers)
     return None
+
+
+def _is_amount(value: Any, *, whole: bool) -> bool:
+    kinds = int if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 1e15
 
 
 def whole_numbers(value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.output import DONE, age, console, one_line, print_json
-from orchestrator.listing import Where, page_of, row_of
+from orchestrator.listing import Where, page_of, row_of, tree_of, used_words
 from orchestrator.model import JsonObject, compact
 from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import Home, RunDir
@@ -17,9 +17,9 @@ from orchestrator.store.owner import is_owned
 if TYPE_CHECKING:
     from rich.text import Text
 
-COLUMNS = {"agent": 0, "status": 0, "backend": 100, "age": 60, "run": 80, "summary": 0}
+COLUMNS = {"agent": 0, "status": 0, "backend": 100, "age": 60, "used": 110, "run": 80, "summary": 0}
 """Each column, and the width from which on a terminal has room for it."""
-MOST = {"agent": 24, "status": 14, "backend": 12, "age": 9, "run": 26}
+MOST = {"agent": 24, "status": 14, "backend": 12, "age": 9, "used": 9, "run": 26}
 
 
 def ls(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool, as_json: bool, tree: bool) -> int:
@@ -41,7 +41,9 @@ def listing(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool)
         _recover([run_dir for run_dir, run in page.rows if not run.terminal])
         page = page_of(index, where, limit, lambda _: None)
     status = filters.get("status")
-    runs = [row_of(run) for _, run in page.rows if status in (None, run.status)]
+    rows = [(row_of(run), tree_of(index.home, run_dir, run, lambda _: None) if run.depth == 0 else None)
+            for run_dir, run in page.rows if status in (None, run.status)]  # fmt: skip
+    runs = [row | ({"tree": tree} if tree else {}) for row, tree in rows]
     cursor = page.rows[-1][0].run_id if page.more else None
     return compact({"runs": runs, "next_cursor": cursor, "unreadable": page.unreadable or None})
 
@@ -98,6 +100,7 @@ def _cells(row: JsonObject, depth: int) -> dict[str, Text]:
         "status": Text(row["status"], style=STYLES.get(row["status"], "")),
         "backend": Text(row["backend"]),
         "age": Text(age(row["updated_at"])),
+        "used": Text(used_words(row), style="dim"),
         "run": Text(row["run_id"], style="dim"),
         "summary": Text(one_line(row["summary"])),
     }

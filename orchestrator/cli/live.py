@@ -31,6 +31,7 @@ from orchestrator.cli.output import (
 from orchestrator.cli.reach import Reach
 from orchestrator.cli.reading import cut_in
 from orchestrator.errors import AlreadyAnswered, OrchestratorError
+from orchestrator.listing import usage_line
 from orchestrator.model import TERMINAL, WAITING, JsonObject
 from orchestrator.store.layout import RunDir
 
@@ -93,8 +94,8 @@ class Watcher:
                 console().print(Text(harmless(text)))
             if "final_response_ref" in result:
                 console().print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
-            if usage := result.get("usage"):
-                say("  ".join(f"{name} {value}" for name, value in usage.items()))
+        if not self._as_json and (used := usage_line(run)):
+            say(f"used {used}")
         return exit_code_of(status)
 
     _last_said = ""

@@ -36,6 +36,10 @@ class Files:
         """The files do not know it."""
         return None
 
+    def left(self, run_id: str) -> JsonObject | None:
+        """Nor this."""
+        return None
+
     async def state(self, run_dir: RunDir) -> Run:
         """The run now."""
         reader = RunReader(run_dir)

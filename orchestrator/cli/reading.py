@@ -25,6 +25,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import InvalidArgument
+from orchestrator.listing import usage_line
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
 from orchestrator.store.reader import RunReader
@@ -62,6 +63,8 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         "parent": run.get("parent_run_id"),
         "place": f"{run['queue_place']} in the queue" if "queue_place" in run else None,
         "resumes": run.get("resumed_from_run_id"),
+        "used": usage_line(run),
+        "left": ", ".join(f"{name} {left:g}" for name, left in run.get("budget_left", {}).items()),
         "profile": profile["name"] + f" ({profile['path']})" if (profile := run.get("profile")) else None,
     }
     for name, value in facts.items():
@@ -89,8 +92,6 @@ def _show_result(out: Console, run: JsonObject, result: JsonObject) -> None:
         out.print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
     for report in result.get("reports", ()):
         out.print(Text("report  ", style="dim") + Text(str(Path(run["cwd"], report))))
-    if usage := result.get("usage"):
-        out.print(Text("  ".join(f"{name} {value}" for name, value in usage.items()), style="dim"))
 
 
 def _proof(run: JsonObject) -> Iterator[tuple[str, str]]:

@@ -150,7 +150,7 @@ class Tools:
         if (cursor := given.get("cursor")) is not None:
             checked(cursor, RUN_ID, "cursor")
         filters = {name: given[name] for name in ("status", "backend", "role", "session_id") if name in given}
-        among = await asyncio.to_thread(self._engine.tree_of, self.caller) if self.caller.bound else None
+        among = await asyncio.to_thread(self._engine.kin.tree_of, self.caller) if self.caller.bound else None
         return await self._queries.list_runs(cwd=cwd, filters=filters, limit=given["limit"], cursor=cursor, among=among)
 
     async def _get_event_artifact(self, given: JsonObject) -> JsonObject:
@@ -182,7 +182,7 @@ class Tools:
             return self._queries.find(run_id, agent_name, cwd)
         try:
             found = self._queries.find(run_id, agent_name, cwd)
-            if self._engine.is_in_tree(found.run_id, self.caller):
+            if self._engine.kin.is_in_tree(found.run_id, self.caller):
                 return found
         except NotFound:
             pass
@@ -192,7 +192,7 @@ class Tools:
         """The run that a command is for; an agent commands what it spawned."""
         run_dir = await self._find(given)
         if self.caller.bound:
-            await asyncio.to_thread(self._engine.check_descends, run_dir.run_id, self.caller)
+            await asyncio.to_thread(self._engine.kin.check_descends, run_dir.run_id, self.caller)
         return run_dir
 
     def _cwd(self, given: str | None) -> Path:

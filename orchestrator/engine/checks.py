@@ -7,28 +7,23 @@ command of the run, with its output.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
-import signal
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
+from orchestrator.engine.command import run_command
 from orchestrator.events import CommandFinished, CommandStarted, Update
 from orchestrator.model import JsonObject, compact
 from orchestrator.process import MARKER, reap
 
-HEAD_BYTES, TAIL_BYTES = 256 * 1024, 768 * 1024
-"""Of a check's output, what is kept of its beginning and of its end."""
 TOLD_CHARS = 4_000
 """Of the output of each failed check, what its agent is told."""
 REMEMBERED = 1_000
-_EOF_S = 0.5
 
 
 class Passed:
@@ -46,14 +41,6 @@ class Passed:
         self._known[key] = result
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-
-
-class Ran(NamedTuple):
-    """How one command went: its exit code, None if it was ended for its time, and what it said."""
-
-    exit_code: int | None
-    output: str
-    duration_ms: int
 
 
 class Checks:
@@ -102,7 +89,7 @@ class Checks:
             return {**known, "name": check["name"], "required": check["required"], "memoised": True}
         name, command = f"check:{self._round}:{check['name']}", check["run"]
         await self._emit(CommandStarted(command_id=name, command=command, cwd=str(cwd)))
-        ran = await _run(command, cwd, env, check["timeout_s"])
+        ran = await run_command(["/bin/sh", "-c", command], cwd, env, check["timeout_s"])
         passed = ran.exit_code == 0
         output = ran.output if ran.exit_code is not None else f"{ran.output}\n[ended after {check['timeout_s']:g} s]"
         finished = CommandFinished(
@@ -146,70 +133,3 @@ def verification_of(results: Sequence[JsonObject]) -> JsonObject:
 def _key(check: JsonObject, env: Mapping[str, str], tree: str, cwd: str) -> bytes:
     known: Any = [tree, check["run"], sorted((k, v) for k, v in env.items() if k != MARKER), Path(cwd).name]
     return hashlib.sha256(orjson.dumps(known, default=str)).digest()
-
-
-async def _run(command: str, cwd: Path, env: Mapping[str, str], timeout_s: float) -> Ran:
-    """Runs one command by the shell, in a process group of its own, of which nothing is left."""
-    began = time.monotonic()
-    ours, theirs = os.pipe()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", command, cwd=cwd, env=dict(env), start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=theirs,
-        )  # fmt: skip
-    except OSError as error:
-        os.close(ours)
-        return Ran(127, f"it cannot be started: {error}", 0)
-    finally:
-        os.close(theirs)
-    output = _Output()
-    reading = asyncio.create_task(output.read(ours))
-    exit_code: int | None = None
-    try:
-        async with asyncio.timeout(timeout_s):
-            exit_code = await process.wait()
-    except TimeoutError:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.wait({reading}, timeout=_EOF_S)  # whoever left the group may hold the pipe open
-        reading.cancel()
-        await asyncio.wait({reading})
-        await process.wait()
-    return Ran(exit_code, output.text, int((time.monotonic() - began) * 1000))
-
-
-class _Output:
-    """The beginning and the end of what a command says."""
-
-    def __init__(self) -> None:
-        self._head = bytearray()
-        self._tail = bytearray()
-        self._cut = 0
-
-    async def read(self, pipe: int) -> None:
-        """Takes in everything, and closes the pipe."""
-        stream = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        file = os.fdopen(pipe, "rb", 0)  # closed by the transport
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), file)
-        try:
-            await self._take(stream)
-        finally:
-            transport.close()
-
-    async def _take(self, stream: asyncio.StreamReader) -> None:
-        while piece := await stream.read(64 * 1024):
-            room = HEAD_BYTES - len(self._head)
-            self._head += piece[:room]
-            self._tail += piece[room:]
-            if (over := len(self._tail) - TAIL_BYTES) > 0:
-                self._cut += over
-                del self._tail[:over]
-
-    @property
-    def text(self) -> str:
-        """What is kept of it."""
-        cut = f"\n[{self._cut:,} bytes are left out]\n".encode() if self._cut else b""
-        return bytes(self._head + cut + self._tail).decode(errors="replace")

@@ -19,16 +19,19 @@ from typing import Any, Self
 
 from orchestrator import config, profiles
 from orchestrator.backend import Backend
+from orchestrator.ends import Stop
 from orchestrator.engine import profiled, spawn, tree
+from orchestrator.engine.budget import Asked
 from orchestrator.engine.caller import Caller
-from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
+from orchestrator.engine.kin import Kin
+from orchestrator.engine.life import STOP_GRACE_S, Life
 from orchestrator.engine.lives import Lives
+from orchestrator.engine.mail import tell_of_end
 from orchestrator.engine.recovery import Recovery
 from orchestrator.errors import (
     HostUnavailable,
     InvalidArgument,
     NotOwner,
-    OrchestratorError,
     PermissionCeiling,
     SessionNotFound,
     Unsupported,
@@ -42,6 +45,7 @@ from orchestrator.store.create import Created, create_run, find_run
 from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import Mask, renewed, secrets_of, without_credentials
+from orchestrator.store.members import add_member
 from orchestrator.store.owner import read_owner
 from orchestrator.store.reader import sealed_spec
 
@@ -68,8 +72,9 @@ class Engine:
         scope: Path | None = None,
     ) -> None:
         self.home = home
-        self.lives = Lives(home, socket)
+        self.lives = Lives(home, socket, self._tell_of_end)
         self.recovery = Recovery(self.lives, load_backend, scope)
+        self.kin = Kin(home, self.lives)
         self._load_backend = load_backend
         self._children = asyncio.Lock()
         """Held while a child is spawned: each is counted before the next."""
@@ -83,6 +88,9 @@ class Engine:
     ) -> None:
         await self.lives.end()
 
+    async def _tell_of_end(self, spec: RunSpec, to: str, message_id: str, text: str) -> None:
+        await tell_of_end(self, spec, to, message_id, text)
+
     def log_of(self, run_id: str) -> RunLog | None:
         """The log of a run that lives in this process."""
         life = self.lives.get(run_id)
@@ -91,6 +99,10 @@ class Engine:
     def place(self, run_id: str) -> int | None:
         """The place of a run among those that wait for a slot."""
         return self.lives.place(run_id)
+
+    def left(self, run_id: str) -> JsonObject | None:
+        """What a live run may still use of its budgets; None if it has none."""
+        return self.lives.budgets.left(run_id)
 
     async def state(self, run_dir: RunDir) -> Run:
         """The run now. One whose owner is gone is recovered first, so that nobody reads a state that is a lie."""
@@ -177,6 +189,9 @@ class Engine:
         async with self._children:
             settings, parent = await asyncio.to_thread(self._bounds, caller)
             await asyncio.to_thread(tree.check_depth, settings, parent)
+            if parent is not None:
+                wanted = Asked(request.spec.limits, backend.name, backend.abilities)
+                await self.lives.budgets.check(parent.spec, wanted)
             return await uninterrupted(self._begin(request, backend, caller))
 
     def own_settings(self) -> config.Settings:
@@ -205,7 +220,7 @@ class Engine:
         spec, log = created.spec, created.log
         if spec.root_run_id:
             await asyncio.to_thread(self._join_tree, spec.root_run_id, spec.run_id)
-        self.lives.begin(spec, log, backend, env)
+        await self.lives.begin(spec, log, backend, env)
         return log.run
 
     def _create(self, request: spawn.Request, mask: Mask) -> tuple[config.Settings, Created]:
@@ -223,55 +238,14 @@ class Engine:
 
     def _join_tree(self, root_run_id: str, run_id: str) -> None:
         if root := self.home.find(root_run_id):
-            tree.add_member(root, run_id)
-
-    def tree_of(self, caller: Caller) -> frozenset[str]:
-        """The runs of the tree that an agent belongs to. Looks at the disk, where agents can write: what a run itself
-        says of its root counts."""
-        root = self.home.find(own) if (own := self._own_root(caller)) else None
-        if root is None:
-            return frozenset()
-        members = (run_id for run_id in tree.member_ids(root) if self._root_of(run_id) == root.run_id)
-        return frozenset(members)
-
-    def is_in_tree(self, run_id: str, caller: Caller) -> bool:
-        """Whether a run is of the tree that an agent belongs to. Looks at the disk, for that run alone."""
-        own = self._own_root(caller)
-        return own is not None and self._root_of(run_id) == own
-
-    def _own_root(self, caller: Caller) -> str | None:
-        life = self.lives.get(caller.parent_run_id or "")
-        return (life.spec.root_run_id or life.spec.run_id) if life else None
-
-    def _root_of(self, run_id: str) -> str | None:
-        spec = self._spec_of(run_id)
-        return (spec.root_run_id or spec.run_id) if spec else None
-
-    def _spec_of(self, run_id: str) -> RunSpec | None:
-        with contextlib.suppress(OrchestratorError):
-            if run_dir := self.home.find(run_id):
-                return sealed_spec(self.home, run_dir)
-        return None
-
-    def check_descends(self, run_id: str, caller: Caller) -> None:
-        """Refuses a command of an agent on a run that is not below its own. Looks at the disk.
-
-        Raises:
-            PermissionCeiling: it is the agent's own run, one above it, or one beside it.
-        """
-        above: str | None = run_id
-        while above and (spec := self._spec_of(above)):
-            above = spec.parent_run_id
-            if above == caller.parent_run_id:
-                return
-        raise PermissionCeiling(f"{run_id} was not spawned by you; only who spawned it can answer or end it")
+            add_member(root, run_id)
 
     def check_writes(self, run_dir: RunDir, caller: Caller) -> None:
         """Refuses an agent that wants to change a repository where it may not; see `tree`. Looks at the disk."""
         tree.check_writes(run_dir.workspace.cwd, self._bounds(caller)[1])
 
     def _check_visible(self, run_id: str, caller: Caller) -> None:
-        if caller.bound and not self.is_in_tree(run_id, caller):
+        if caller.bound and not self.kin.is_in_tree(run_id, caller):
             raise SessionNotFound("no such session in your tree; call list_agents")
 
     def _env_for(self, caller: Caller) -> Mapping[str, str]:
@@ -352,7 +326,7 @@ class Engine:
             workspace=spawn.going_on(old),
             permission=permission,
             on_approval=on_approval,
-            **spawn.lineage(parent),
+            **spawn.lineage(parent, old.limits),
         )
         await asyncio.to_thread(spawn.workspace_path, str(spec.cwd))
         spawn.check_abilities(spec, backend, settings)

@@ -10,28 +10,31 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from orchestrator.backend import Backend
 from orchestrator.config import Settings
-from orchestrator.ends import Outcome
+from orchestrator.ends import Outcome, Stop
+from orchestrator.engine.budget import Account
 from orchestrator.engine.clock import ActiveClock, patience_of
 from orchestrator.engine.equipment import ask_for_credentials, bind_session, credentials_of, native_session
 from orchestrator.engine.face import Door, Face
 from orchestrator.engine.history import WAITING_FOR_CLIENT, History
-from orchestrator.engine.outcome import LastEvent, last_event, result_of
+from orchestrator.engine.meter import Meter
+from orchestrator.engine.outcome import last_event, result_of, write_end
 from orchestrator.engine.profiled import instructed
 from orchestrator.engine.requests import INPUT_TIMEOUT_S, Requests
 from orchestrator.engine.slots import Slot, Slots
 from orchestrator.engine.steering import Steering
 from orchestrator.engine.work import Shared, Work
-from orchestrator.errors import StoreError, Unsupported, WrongState
+from orchestrator.errors import BackendError, StoreError, Unsupported, WrongState
 from orchestrator.events import (
     AgentProcess,
     ArtifactChunk,
     Progress,
+    RateLimited,
     RemoteRef,
     SessionBound,
     Started,
@@ -40,7 +43,7 @@ from orchestrator.events import (
     waiting_status,
 )
 from orchestrator.logs import RUN_ID
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status, Usage
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import lost_credentials, renewed, secrets_of
 
@@ -49,16 +52,9 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 10.0
 """How long a backend may clean up after a cancellation before the run is ended without it."""
 SHUTDOWN_GRACE_S = 0.25
-WAITING_FOR_SLOT = "waiting_for_slot"
-"""Detail of a run that is queued because as many as may work are at work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run is being ended from outside."""
-
-    why: Literal["cancel", "timeout", "unanswered", "shutdown", "lost"]
-    reason: str | None = None
+LONGEST_REST_S = 86_400.0
+"""How long a run waits for its provider, in all, before it fails instead."""
+WAIT = "wait, then call continue_run with text to go on in the same session"
 
 
 class Life:
@@ -73,6 +69,7 @@ class Life:
         hosted: this process is a host, after which another comes: what has not begun is left to that one.
         face: where the agent is heard, and our home; None if it is nowhere.
         shared: by the works of this process.
+        account: its budgets; None if it has none.
     """
 
     def __init__(
@@ -89,6 +86,7 @@ class Life:
         hosted: bool = False,
         face: tuple[Door, str] | None = None,
         shared: Shared,
+        account: Account | None = None,
     ) -> None:
         self.spec = spec = instructed(spec, backend)
         self.log = log
@@ -106,7 +104,8 @@ class Life:
         self._slots = slots
         self.settings = settings
         self._slot: Slot | None = None
-        self._facts: JsonObject = {}
+        self.meter = Meter(log, account)
+        self._rest_s = 0.0
         self._work = Work(self, backend, shared)
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
@@ -203,8 +202,33 @@ class Life:
         """See `RunContext.agent_tools`."""
         return self.face
 
+    @property
+    def metered(self) -> bool:
+        """See `RunContext.metered`."""
+        return self.meter.metered
+
+    async def spend(self, usage: Usage, *, more: bool) -> bool:
+        """See `RunContext.spend`."""
+        return await self.meter.spend(usage, more=more)
+
+    async def rest(self) -> None:
+        """See `RunContext.rest`."""
+        self._rest_s += (seconds := self._slots.held_for(self.spec.backend))
+        if self._rest_s > LONGEST_REST_S:
+            words = f"the provider takes no requests, for another {seconds / 60:.0f} minutes"
+            raise BackendError("agent_error", words, next_step=WAIT)
+        self.pause()
+        try:
+            await self._slots.released(self.spec.backend)
+        finally:
+            self.go()
+
     async def emit(self, update: Update) -> None:
         """See `RunContext.emit`."""
+        await self._record(update)
+        self.meter.count()
+
+    async def _record(self, update: Update) -> None:
         match update:
             case Started():
                 await self._start(update)
@@ -216,6 +240,10 @@ class Life:
             case ArtifactChunk():
                 await self._ensure_started()
                 await self.log.add_chunk(update)
+            case RateLimited():
+                first_s = self.settings.rate_limit_wait_s
+                until = self._slots.hold(self.spec.backend, update.retry_s, first_s)
+                await self._tell_detail(f"rate_limited until {until}: {update.words}"[:500])
             case Progress() | RemoteRef():
                 await self._ensure_started()
                 payload = update.payload()
@@ -294,8 +322,9 @@ class Life:
                 return
             with contextlib.suppress(StoreError):
                 await self.log.end_artifacts()
-            self._facts = await self._work.facts(outcome)
-            await self._end(await self._ending(outcome))
+            facts = await self._work.facts(outcome)
+            told = partial(last_event, self.spec, self.log.run, bound=self._bound, facts=facts)
+            await write_end(self.log, outcome, told, self._leaving)
             await self._work.close()
         except Exception:
             logger.exception("run %s could not be ended", self.spec.run_id)
@@ -335,9 +364,9 @@ class Life:
                 spec = replace(spec, native_session_id=native)
             if self._recovered:
                 spec = await self._equipped(spec)
-            if not self._slots.free:
-                await self._tell_detail(WAITING_FOR_SLOT)
-            async with self._slots.slot(spec.run_id, spec.priority) as self._slot:
+            if (why := self._slots.why_wait(spec.backend)) is not None:
+                await self._tell_detail(why)
+            async with self._slots.slot(spec.run_id, spec.priority, spec.backend) as self._slot:
                 patience.reschedule(None)
                 self._clock.go()
                 return await self._work.run(spec, self.lent_env)
@@ -366,31 +395,3 @@ class Life:
 
     async def _tell_detail(self, detail: str) -> None:
         await self.log.append("status_changed", lambda run: {"status": run.status, "detail": detail})
-
-    async def _ending(self, outcome: Outcome | Exception | Stop) -> LastEvent:
-        try:
-            return await self._last_event(outcome)
-        except Exception as defect:  # noqa: BLE001  a run that cannot be told how it ended still ended
-            return await self._last_event(defect)
-
-    async def _last_event(self, end: Outcome | Exception | Stop) -> LastEvent:
-        return await last_event(self.spec, self.log.run, end, bound=self._bound, facts=self._facts)
-
-    async def _end(self, last: LastEvent) -> None:
-        """Writes the last event. A run whose end cannot be written is not over: try again until the process ends."""
-        pause = 0.2
-        while True:
-            try:
-                await self.log.end(last.type, last.data, durable=last.durable)
-            except StoreError as error:
-                logger.error("cannot write the end of %s, trying again: %s", self.spec.run_id, error)
-                if self._leaving.is_set():
-                    return
-                # a smaller end has better chances, and the reason is now the disk
-                last = await self._last_event(error)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._leaving.wait()
-                pause = min(pause * 2, 5.0)
-            else:
-                return

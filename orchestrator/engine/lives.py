@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 
 from orchestrator import config
 from orchestrator.backend import Backend
+from orchestrator.ends import Stop
+from orchestrator.engine.budget import Budgets
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.face import Door
 from orchestrator.engine.history import History
-from orchestrator.engine.life import STOP_GRACE_S, Life, Stop
+from orchestrator.engine.life import STOP_GRACE_S, Life
 from orchestrator.engine.order import SessionOrder
+from orchestrator.engine.outbox import Outbox, Tell
 from orchestrator.engine.slots import Kind, Slots
 from orchestrator.engine.work import Shared
 from orchestrator.model import RunSpec
@@ -37,10 +40,12 @@ class Lives:
 
     Args:
         socket: where this process takes commands from others; None if it does not.
+        tell: writes to an agent that a run is over.
     """
 
-    def __init__(self, home: Home, socket: str | None) -> None:
+    def __init__(self, home: Home, socket: str | None, tell: Tell) -> None:
         self.home = home
+        self.outbox = Outbox(home, tell, lambda: self.settings.delivery_retry_s)
         self.socket = socket
         self.door: Door | None = None
         """Where the agents of our runs are heard; without one they are given no tools of ours."""
@@ -49,6 +54,7 @@ class Lives:
         """Why no new runs are taken any more, and none are taken over, for whoever asks."""
         self._lives: dict[str, Life] = {}
         self._shared = Shared()
+        self.budgets = Budgets(home)
         self._callers: list[Caller] = []
         self._order = SessionOrder()
         self._slots: dict[Kind, Slots] = {"local": Slots(), "remote": Slots()}
@@ -73,7 +79,7 @@ class Lives:
     @property
     def idle(self) -> bool:
         """Whether nothing is left of any run."""
-        return not self._lives and self._order.idle
+        return not self._lives and self._order.idle and not self.outbox
 
     async def open(self) -> None:
         """Begins."""
@@ -87,6 +93,7 @@ class Lives:
     async def close(self) -> None:
         """Ends or leaves every run; bounded, for clients kill within half a second."""
         self.closing = True
+        await self.outbox.close()
         deadline = asyncio.get_running_loop().time() + CLOSE_S
         while pending := {task for task in self._owned_tasks if not task.done()}:
             for life in self:
@@ -125,7 +132,7 @@ class Lives:
 
     # ---- lives ----
 
-    def begin(
+    async def begin(
         self,
         spec: RunSpec,
         log: RunLog,
@@ -145,9 +152,13 @@ class Lives:
         face: tuple[Door, str] | None = None
         if self.door and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
             face = (self.door, str(self.home.path))
+        account = await self.budgets.open(spec, log.run)
         life = Life(
-            spec, log, backend, env, turn, slots, self.settings, history, hosted=hosted, face=face, shared=self._shared
-        )
+            spec, log, backend, env, turn, slots, self.settings, history,
+            hosted=hosted, face=face, shared=self._shared, account=account,
+        )  # fmt: skip
+        if account is not None:
+            account.stop = lambda why: life.stop(Stop("budget", why))
         self._lives[spec.run_id] = life
         for caller in self._callers:
             life.lend(caller.cwd, caller.agent_env)
@@ -167,8 +178,11 @@ class Lives:
             await life.live()
         finally:
             del self._lives[life.spec.run_id]
+            self.budgets.close(life.spec.run_id)
             if life.log.run.terminal:
                 await self.settle(life.spec.run_id)
+                if life.spec.on_finish and not self.closing:
+                    self.outbox.begin(life.log.dir, life.lent_env)
 
     async def settle(self, run_id: str) -> None:
         """Takes a run that is over out of the index of live runs."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import orjson
 
 from orchestrator.engine.caller import Caller
-from orchestrator.engine.engine import Engine
-from orchestrator.engine.life import Life
 from orchestrator.engine.spawn import CALLER
 from orchestrator.errors import (
     AgentNotFound,
@@ -32,7 +30,12 @@ from orchestrator.model import JsonObject, Message, Run, RunSpec, Status, compac
 from orchestrator.store.inbox import Inbox
 from orchestrator.store.layout import RUN_ID, RunDir, Workspace
 from orchestrator.store.masking import Mask, secrets_of
+from orchestrator.store.members import member_ids
 from orchestrator.store.reader import sealed_spec
+
+if TYPE_CHECKING:
+    from orchestrator.engine.engine import Engine
+    from orchestrator.engine.life import Life
 
 Deliver = Literal["queue", "now", "wake"]
 MESSAGE_BYTES = 8_000
@@ -78,16 +81,8 @@ class Mail:
         if self._own is None:
             workspace = Workspace(self._caller.cwd)
             return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
-        ids = sorted(self._engine.tree_of(self._caller), reverse=True)
+        ids = sorted(self._engine.kin.tree_of(self._caller), reverse=True)
         return [run_dir for run_id in ids if (run_dir := self._engine.home.find(run_id))]
-
-    def _callers_place(self, own: RunSpec) -> Workspace:
-        """Where the client was that spawned the root of the tree."""
-        root = self._engine.home.find(own.root_run_id or own.run_id)
-        spec = sealed_spec(self._engine.home, root) if root else own
-        workspace = Workspace(spec.client_cwd or spec.cwd)
-        workspace.open()
-        return workspace
 
     async def send(
         self, to: str, message: Message, *, reply_to: str | None = None, deliver: Deliver = "queue"
@@ -108,7 +103,7 @@ class Mail:
         letter = compact({"id": f"msg_{secrets.token_hex(6)}", "from": self._sender(), "reply_to": reply_to})
         letter = self._masked({**letter, "parts": message.parts})
         if to == CALLER and self._own is not None:
-            workspace = await asyncio.to_thread(self._callers_place, self._own)
+            workspace = await asyncio.to_thread(callers_place, self._engine, self._own)
             return await self._queued(Inbox(workspace, None), letter, {})
         agent = await self._find(to)
         named = {"run_id": agent.run.run_id} if RUN_ID.fullmatch(to) else {}
@@ -157,7 +152,9 @@ class Mail:
     async def _find(self, to: str) -> Agent:
         if RUN_ID.fullmatch(to):
             run_dir = await asyncio.to_thread(self._engine.home.find, to)
-            if run_dir and (self._own is None or await asyncio.to_thread(self._engine.is_in_tree, to, self._caller)):
+            if run_dir and (
+                self._own is None or await asyncio.to_thread(self._engine.kin.is_in_tree, to, self._caller)
+            ):
                 return Agent(run_dir, await self._engine.state(run_dir))
             raise RunNotFound(f"no run {to!r} that you may write to; call list_agents")
         agents = {agent.run.agent_name: agent for agent in await self.agents()}
@@ -221,3 +218,63 @@ def own_life(engine: Engine, caller: Caller) -> Life | None:
     if life is None:
         raise WrongState("your run is over")
     return life
+
+
+def callers_place(engine: Engine, own: RunSpec) -> Workspace:
+    """Where the client was that spawned the root of a run's tree."""
+    root = engine.home.find(own.root_run_id or own.run_id)
+    spec = sealed_spec(engine.home, root) if root else own
+    workspace = Workspace(spec.client_cwd or spec.cwd)
+    workspace.open()
+    return workspace
+
+
+async def tell_of_end(engine: Engine, spec: RunSpec, to: str, message_id: str, text: str) -> None:
+    """Writes to an agent, or to the caller, that a run is over: into its work if it takes that, otherwise its inbox.
+
+    Args:
+        message_id: a message of this id that is there already is not written again.
+
+    Raises:
+        AgentNotFound: nobody in the run's tree, or of its directory where it has none, is called so.
+        StoreError, LimitExceeded: the inbox takes nothing.
+    """
+    sender = {"agent_name": spec.agent_name, "run_id": spec.run_id}
+    letter: JsonObject = {"id": message_id, "from": sender, "parts": [{"type": "text", "text": text}]}
+    if to == CALLER:
+        workspace = await asyncio.to_thread(callers_place, engine, spec)
+        await asyncio.to_thread(_append_once, Inbox(workspace, None), letter)
+        return
+    agent = await _newest(engine, spec, to)
+    life = engine.lives.get(agent.run.run_id)
+    if life is not None and agent.run.status is Status.RUNNING:
+        with contextlib.suppress(OrchestratorError):  # it takes nothing just now: it finds the message when it looks
+            await life.steer(Message.of_text(f"Message {message_id} from {spec.agent_name}: {text}"))
+            return
+    inbox = Inbox(agent.run_dir.workspace, agent.run.session_id)
+    await asyncio.to_thread(_append_once, inbox, letter)
+
+
+async def _newest(engine: Engine, spec: RunSpec, name: str) -> Agent:
+    """The newest run of an agent of the tree of a run, or of its directory."""
+    run_dirs = await asyncio.to_thread(_near, engine, spec)
+    for run_dir in run_dirs:
+        with contextlib.suppress(NotFound, StoreError):
+            run = await engine.state(run_dir)
+            if run.agent_name == name:
+                return Agent(run_dir, run)
+    raise AgentNotFound(f"no agent {name!r} near {spec.run_id}")
+
+
+def _near(engine: Engine, spec: RunSpec) -> list[RunDir]:
+    if spec.root_run_id is None:
+        workspace = Workspace(spec.cwd)
+        return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
+    root = engine.home.find(spec.root_run_id)
+    ids = sorted(member_ids(root), reverse=True) if root else []
+    return [run_dir for run_id in ids if (run_dir := engine.home.find(run_id))]
+
+
+def _append_once(inbox: Inbox, letter: JsonObject) -> None:
+    if all(known.get("id") != letter["id"] for known in inbox.after(0)):
+        inbox.append(letter)

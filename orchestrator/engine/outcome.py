@@ -6,17 +6,19 @@ All codes of a failed run get their words here: what happened, whether the sessi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
+from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected, Stop
 from orchestrator.errors import BackendError, OrchestratorError, StoreError
 from orchestrator.json_schema import json_in, mismatch
 from orchestrator.model import JsonObject, Run, RunSpec, Status
 
 if TYPE_CHECKING:
-    from orchestrator.engine.life import Stop
+    from orchestrator.store.log import RunLog
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ _NEXT_STEPS: dict[str, str] = {
     "invalid_output": f"{_RESUME} and say what was wrong with the output",
     "timeout": f"{_RESUME}, with a larger limits.timeout_s",
     "expired": "spawn the run again",
+    "budget_exceeded": f"look at what there is; {_RESUME}, where its own limits begin anew",
     "input_timeout": f"{_RESUME} and the answer in it",
     "lost_contact": _RESUME,
     "host_lost": _RESUME,
@@ -56,6 +59,40 @@ async def result_of(driver: asyncio.Task[Outcome]) -> Outcome | Exception:
         return RuntimeError("the backend cancelled itself")
     except Exception as error:  # noqa: BLE001  a defect in a backend is a fact about its run
         return error
+
+
+async def write_end(
+    log: RunLog,
+    end: Outcome | Exception | Stop,
+    told: Callable[[Outcome | Exception | Stop], Awaitable[LastEvent]],
+    leaving: asyncio.Event,
+) -> None:
+    """Writes the last event. A run whose end cannot be written is not over: tries again until the process ends.
+
+    Args:
+        told: makes the last event of an end; see `last_event`.
+        leaving: the process ends.
+    """
+    try:
+        last = await told(end)
+    except Exception as defect:  # noqa: BLE001  a run that cannot be told how it ended still ended
+        last = await told(defect)
+    pause = 0.2
+    while True:
+        try:
+            await log.end(last.type, last.data, durable=last.durable)
+        except StoreError as error:
+            logger.error("cannot write the end of %s, trying again: %s", log.dir.run_id, error)
+            if leaving.is_set():
+                return
+            # a smaller end has better chances, and the reason is now the disk
+            last = await told(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await leaving.wait()
+            pause = min(pause * 2, 5.0)
+        else:
+            return
 
 
 async def last_event(
@@ -106,6 +143,8 @@ def _stopped(spec: RunSpec, run: Run, stop: Stop) -> LastEvent:
         return _cancelled(stop.reason)
     if stop.why == "timeout":
         return _failure("timeout", f"the run worked for longer than limits.timeout_s = {spec.limits['timeout_s']}")
+    if stop.why == "budget":
+        return _failure("budget_exceeded", stop.reason or "a budget is used up")
     if stop.why == "unanswered":
         return _failure("input_timeout", stop.reason or "nobody answered in time")
     waiting = "; ".join(f"{request.request_id!r}: {request.text[:200]}" for request in run.pending)

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.backend import Backend
+from orchestrator.ends import Stop
 from orchestrator.engine.history import Inherited, inherit
-from orchestrator.engine.life import Stop
 from orchestrator.engine.lives import Lives
 from orchestrator.engine.outcome import last_event
 from orchestrator.engine.work import leave_behind, unlooked
@@ -68,7 +68,10 @@ class Recovery:
             How many there were.
         """
         living = await asyncio.to_thread(self._lives.home.living)
-        return len(await self._take([run for run in living if self._may_take(run)]))
+        taken = await self._take([run for run in living if self._may_take(run)])
+        if not self._lives.closing:
+            await self._lives.outbox.recover(self._scope, self._lives.__contains__)
+        return len(taken)
 
     def _may_take(self, run_dir: RunDir) -> bool:
         if self._lives.closing or self._lives.draining is not None:
@@ -152,7 +155,7 @@ class Recovery:
             logger.info("run %s is taken over, %s", spec.run_id, how)
             await asyncio.to_thread(self._lives.home.add, log.dir, live=True)  # its spawn may have died before that
             attach = history.attachment if history.started else None
-            self._lives.begin(replace(spec, attach=attach), log, backend, None, history)
+            await self._lives.begin(replace(spec, attach=attach), log, backend, None, history)
         return log.run
 
     async def _bury(self, inherited: Inherited, why: Stop | BackendError) -> None:

@@ -18,8 +18,9 @@ from orchestrator.engine.acceptance import acceptance_of
 from orchestrator.engine.tree import Parent, ceiling_of, check_depth, check_place, check_programs, under
 from orchestrator.errors import Conflict, InvalidArgument, LimitExceeded, SessionNotFound, Unsupported
 from orchestrator.json_schema import schema_fault
-from orchestrator.limits import KEPT_BY_BACKENDS, limits_of
+from orchestrator.limits import KEPT_BY_BACKENDS, has_budget, limits_below, limits_of
 from orchestrator.model import JsonObject, Message, ProfileRef, Role, RunSpec, SessionMode, as_object, new_id, now
+from orchestrator.on_finish import on_finish_of
 from orchestrator.store import sessions
 from orchestrator.store.layout import AGENT_NAME, Workspace, checked
 from orchestrator.store.reader import RunReader
@@ -97,7 +98,6 @@ def request_of(
         permission=permission,
         on_approval=on_approval,
         output_schema=schema,
-        limits=limits_of(arguments.get("limits") or {}),
         backend_config=arguments.get("backend_config") or {},
         metadata=_metadata(arguments.get("metadata")),
         priority=arguments.get("priority", 1),
@@ -107,7 +107,8 @@ def request_of(
         checks=checks_of(arguments.get("checks") or []),
         acceptance=acceptance_of(arguments.get("acceptance") or []),
         require_changes=arguments.get("require_changes", False),
-        **lineage(parent),
+        on_finish=on_finish_of(arguments.get("on_finish") or {}, None if parent else settings),
+        **lineage(parent, limits_of(arguments.get("limits") or {})),
     )
     check_abilities(spec, backend, settings)
     return Request(spec, nickname, arguments.get("idempotency_key"))
@@ -146,12 +147,14 @@ def going_on(earlier: RunSpec) -> JsonObject | None:
     return {**earlier.workspace, "of": earlier.workspace.get("of") or earlier.run_id}
 
 
-def lineage(parent: Parent | None) -> JsonObject:
-    """What a spec says of the run's place in its tree."""
+def lineage(parent: Parent | None, limits: JsonObject) -> JsonObject:
+    """What a spec says of the run's place in its tree, and of its limits, its own being given."""
+    budgeted = has_budget(limits)
     if parent is None:
-        return {"parent_run_id": None, "root_run_id": None, "depth": 0}
+        return {"parent_run_id": None, "root_run_id": None, "depth": 0, "limits": limits, "budgeted": budgeted}
     spec = parent.spec
-    return {"parent_run_id": spec.run_id, "root_run_id": parent.root.run_id, "depth": spec.depth + 1}
+    place = {"parent_run_id": spec.run_id, "root_run_id": parent.root.run_id, "depth": spec.depth + 1}
+    return {**place, "limits": limits_below(limits, spec.limits), "budgeted": budgeted or spec.budgeted}
 
 
 def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None:
@@ -166,7 +169,10 @@ def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None
         )
     for name in KEPT_BY_BACKENDS:
         if name in spec.limits and name not in backend.abilities:
-            raise Unsupported(f"backend {backend.name!r} cannot keep limits.{name}; use limits.timeout_s")
+            raise Unsupported(
+                f"backend {backend.name!r} does not say what its agent uses, so it cannot keep limits.{name}; "
+                "use limits.timeout_s or limits.max_events"
+            )
     backend.check(spec, settings)
 
 

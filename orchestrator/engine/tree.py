@@ -1,12 +1,10 @@
 """Runs that spawn runs: whose child a run is, how many a tree may have, and how much a child may do.
 
-A tree is the run that a client spawned and all below it. Its members are counted in a file of the root's directory,
-so that the count holds across processes and restarts.
+A tree is the run that a client spawned and all below it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,10 @@ from typing import Any, NamedTuple
 from orchestrator.config import Settings
 from orchestrator.errors import LimitExceeded, PermissionCeiling
 from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, JsonObject, OnApproval, Permission, RunSpec, as_object
-from orchestrator.store.layout import RunDir, write_all
+from orchestrator.store.layout import RunDir
+from orchestrator.store.members import members
 from orchestrator.workspaces.git import top_of
 
-MEMBERS = "tree"
 _STARTING = frozenset({"mcp_servers", "own_mcp_servers", "setting_sources", "config"})
 _REACHING = frozenset({"agent_url", "auth_token_env", "headers"})
 """Keys of `backend_config`, of whatever backend, by which a run may start programs of its caller's choice, or carry
@@ -116,7 +114,8 @@ def check_programs(backend_config: JsonObject, parent: Parent | None) -> None:
 
 
 def check_commands(arguments: Mapping[str, Any], parent: Parent | None) -> None:
-    """Refuses what the host would do for an agent that it may not do itself: run its commands, fetch from elsewhere.
+    """Refuses what the host would do for an agent that it may not do itself: run its commands, fetch from elsewhere,
+    send there.
 
     Raises:
         PermissionCeiling: with the argument.
@@ -125,6 +124,8 @@ def check_commands(arguments: Mapping[str, Any], parent: Parent | None) -> None:
         return
     workspace = as_object(arguments.get("workspace")) or {}
     wanted = "checks" if arguments.get("checks") else "workspace.repo" if "repo" in workspace else None
+    reaching = [name for name in ("command", "webhook") if name in (as_object(arguments.get("on_finish")) or {})]
+    wanted = wanted or (f"on_finish.{reaching[0]}" if reaching else None)
     if wanted is not None:
         raise PermissionCeiling(
             f"{wanted} leads out of what {parent.spec.run_id} is permitted ({parent.spec.level}); leave it out"
@@ -155,33 +156,6 @@ def check_writes(cwd: Path, parent: Parent | None) -> None:
     if parent is not None:
         under(ceiling_of(Settings(), parent), "workspace_write", "deny")
         check_place(top_of(cwd) or cwd, None, parent)
-
-
-def members(root: RunDir) -> int:
-    """How many runs a tree has had, with its root."""
-    try:
-        with open(root.file(MEMBERS), "rb") as file:  # noqa: PTH123
-            return 1 + file.read().count(b"\n")
-    except FileNotFoundError:
-        return 1
-
-
-def member_ids(root: RunDir) -> list[str]:
-    """The runs of a tree, the root first."""
-    try:
-        with open(root.file(MEMBERS), encoding="ascii") as file:  # noqa: PTH123
-            return [root.run_id, *file.read().split()]
-    except (FileNotFoundError, UnicodeDecodeError):
-        return [root.run_id]
-
-
-def add_member(root: RunDir, run_id: str) -> None:
-    """Notes a new member of a tree."""
-    descriptor = os.open(root.file(MEMBERS), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, f"{run_id}\n".encode())
-    finally:
-        os.close(descriptor)
 
 
 def _permission_rank(permission: Permission) -> int:

@@ -26,7 +26,7 @@ from orchestrator.engine.outcome import fitting
 from orchestrator.engine.reports import Reports, bring
 from orchestrator.errors import BackendError, GitError, OrchestratorError
 from orchestrator.json_schema import json_in
-from orchestrator.model import JsonObject, Message, RunSpec, Usage, compact
+from orchestrator.model import JsonObject, Message, RunSpec, compact
 from orchestrator.store.layout import RunDir
 from orchestrator.store.log import uninterrupted
 from orchestrator.workspaces.places import Changes, Place
@@ -119,8 +119,8 @@ class Work:
 
     async def _proved(self, spec: RunSpec, env: Mapping[str, str], place: Place) -> Outcome:
         asked = asking(replace(spec, cwd=place.cwd))
-        outcome = await self._backend.run(asked, self._life)
-        life, used, attempt, said = self._life, _usage_of(outcome), 0, ""
+        outcome = await self._attempt(asked)
+        life, attempt, said = self._life, 0, ""
         passed = self._shared.passed if spec.workspace else Passed()  # in a shared directory what is ignored counts
         checks = Checks(spec.run_id, spec.checks or (), passed, life.emit, lambda: life.log.run.last_seq)
         while isinstance(outcome, Completed):
@@ -139,12 +139,15 @@ class Work:
                 break
             attempt += 1
             outcome = await self._mended(asked, attempt, checks.mending(results))
-            used = _sum(used, _usage_of(outcome))
-        if isinstance(outcome, Completed):
-            return replace(outcome, usage=used)
-        if said:  # it said that it was done, and it is not
+        if said and not isinstance(outcome, Completed):  # it said that it was done, and it is not
             self._facts["final_response"] = said
         return outcome
+
+    async def _attempt(self, spec: RunSpec) -> Outcome:
+        """Has the agent work. Returns its end, with all that the run used so far."""
+        outcome = await self._backend.run(spec, self._life)
+        self._life.meter.end_attempt(outcome.usage if isinstance(outcome, Completed) else None)
+        return replace(outcome, usage=self._life.meter.total) if isinstance(outcome, Completed) else outcome
 
     def _make_place(self, spec: RunSpec, env: Mapping[str, str]) -> Place:
         trusted = self._life.settings.trusts(spec.cwd)
@@ -163,7 +166,7 @@ class Work:
         await self._shared.call(self._place.reopen)
         native = await self._life.begin_attempt(message, f"fix attempt {attempt}")
         again = replace(asked, message=message, session_mode="resume", native_session_id=native, attempt=attempt)
-        return await self._backend.run(replace(again, attach=None), self._life)
+        return await self._attempt(replace(again, attach=None))
 
     async def _answered(self, spec: RunSpec, outcome: Completed) -> Outcome:
         """The outcome without the answers to the criteria; why it is none, where it does not fit what was asked for."""
@@ -285,17 +288,3 @@ def _unproved(spec: RunSpec, outcome: Outcome, changes: Changes | None) -> Outco
         what = "no file has changed" if changes else "whether any file has changed is not known"
         return Failed(code="invalid_output", message=f"the agent says that it is done, and {what}")
     return outcome
-
-
-def _usage_of(outcome: Outcome) -> Usage | None:
-    return outcome.usage if isinstance(outcome, Completed) else None
-
-
-def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
-    """Together; a number that only one of them knows is that."""
-    if one is None or other is None:
-        return one or other
-    both = {name: (getattr(one, name), getattr(other, name)) for name in one.__dataclass_fields__}
-    return Usage.from_json({name: sum(n for n in pair if n is not None) for name, pair in both.items() if any(pair)}
-                           | {"input_tokens": one.input_tokens + other.input_tokens,
-                              "output_tokens": one.output_tokens + other.output_tokens})  # fmt: skip

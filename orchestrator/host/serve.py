@@ -273,7 +273,8 @@ class _Host:
 
     def _is_idle(self) -> bool:
         since = self._server.idle_since
-        return not self._engine.lives and since is not None and time.monotonic() - since > self._idle_s
+        busy = self._engine.lives or self._engine.lives.outbox
+        return not busy and since is not None and time.monotonic() - since > self._idle_s
 
     def _use_settings(self) -> None:
         try:

@@ -62,7 +62,8 @@ def create_run(
     document = compact({**serialisable(document), "key_digest": digest})
     lost = any(mask.value(document.get(key)) != document.get(key) for key in ("message", "checks", "acceptance"))
     masked = {"masked": True} if lost else {}
-    document = {**mask.value(document), **{key: str(getattr(spec, key)) for key in _NAMES}, **masked}
+    kept = {key: document[key] for key in _KEPT if key in document}
+    document = {**mask.value(document), **{key: str(getattr(spec, key)) for key in _NAMES}, **kept, **masked}
     entry = {"run_id": spec.run_id, "fingerprint": _digest(asked) if asked else _fingerprint(document, nickname)}
     workspace.open()
     if digest and (known := sessions.find_key(workspace, digest)):
@@ -135,7 +136,7 @@ def _write(
     log = RunLog.create(run_dir, written, mask, socket)
     undo(log.close)
     undo(home.forget, spec.run_id)
-    home.add(run_dir, live=True, seal=seal_of(written))
+    home.add(run_dir, live=True, seal=seal_of(written), owing=spec.on_finish is not None)
     sync_directory(str(run_dir.path.parent))
     return log, spec
 
@@ -150,6 +151,8 @@ def _same(workspace: Workspace, known: JsonObject, entry: JsonObject) -> RunDir:
 
 _NAMES = ("run_id", "session_id", "agent_name", "backend", "cwd")
 """What is never masked: by these the run, its session and its place are found again."""
+_KEPT = ("on_finish",)
+"""Nor is this: the next owner of the run has to know where to go."""
 _MADE_UP = (
     "run_id",
     "session_id",

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -155,19 +156,28 @@ class Home:
         """The same for runs that are not over."""
         return self.path / "live"
 
-    def add(self, run: RunDir, *, live: bool, seal: bytes = b"") -> None:
-        """Enters a run into the index; a seal that is known stays."""
+    @property
+    def outbox(self) -> Path:
+        """The same for runs of whose end somebody is still to be told."""
+        return self.path / "outbox"
+
+    def add(self, run: RunDir, *, live: bool, seal: bytes = b"", owing: bool = False) -> None:
+        """Enters a run into the index; a seal that is known stays.
+
+        Args:
+            owing: somebody is to be told when it is over.
+        """
         content = os.fsencode(run.path)
         if seal := seal or self.seal(run):
             content += b"\0" + seal
         make_directory(self.runs)
         replace_file(str(self.runs / run.run_id), content)
-        if live:
-            make_directory(self.live)
+        for folder in (*((self.live,) if live else ()), *((self.outbox,) if owing else ())):
+            make_directory(folder)
             try:
-                (self.live / run.run_id).hardlink_to(self.runs / run.run_id)  # a name costs less than a file
+                (folder / run.run_id).hardlink_to(self.runs / run.run_id)  # a name costs less than a file
             except OSError:
-                replace_file(str(self.live / run.run_id), content)
+                replace_file(str(folder / run.run_id), content)
 
     def seal(self, run: RunDir) -> bytes:
         """The seal of a run's spec, as `add` got it; empty if the index never had it."""
@@ -183,24 +193,45 @@ class Home:
 
     def forget(self, run_id: str) -> None:
         """Takes a run out of the index altogether: its directory is gone, or about to go."""
-        for folder in (self.runs, self.live):
+        for folder in (self.runs, self.live, self.outbox):
             (folder / run_id).unlink(missing_ok=True)
+
+    def delivered(self, run_id: str) -> None:
+        """Everybody was told of the end of a run, or given up."""
+        (self.outbox / run_id).unlink(missing_ok=True)
 
     def living(self) -> list[RunDir]:
         """The runs that were not over when somebody last looked, oldest first; dead entries are pruned."""
+        return self._in(self.live)
+
+    def owing(self) -> list[RunDir]:
+        """The runs of whose end somebody is still to be told, oldest first; dead entries are pruned."""
+        return self._in(self.outbox)
+
+    def _in(self, folder: Path) -> list[RunDir]:
         try:
-            names = sorted(name for name in os.listdir(self.live) if RUN_ID.fullmatch(name))  # noqa: PTH208
+            names = sorted(name for name in os.listdir(folder) if RUN_ID.fullmatch(name))  # noqa: PTH208
         except OSError:
             return []
         found: list[RunDir] = []
         for run_id in names:
-            run = self.find(run_id) or self._pointer(self.live / run_id)
+            run = self.find(run_id) or self._pointer(folder / run_id)
             if run is not None:
                 found.append(run)
             else:
                 with contextlib.suppress(OSError):
-                    self.settle(run_id)
+                    (folder / run_id).unlink(missing_ok=True)
         return found
+
+    def webhook_secret(self, new: Callable[[], str]) -> str:
+        """What webhooks are signed with: from a file that is the user's to read and to replace; made when missing."""
+        path = self.path / "webhook_secret"
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return path.read_text(encoding="ascii").strip()
+            make_directory(self.path)
+            with contextlib.suppress(FileExistsError):
+                write_new(str(path), new().encode() + b"\n")
 
     def find(self, run_id: str) -> RunDir | None:
         """The directory that the index names, if it still exists; a dead entry is pruned."""

@@ -66,6 +66,7 @@ class RunLog:
         self._spool_count = 0
         self._waiters: list[tuple[Callable[[Run], bool], asyncio.Future[None]]] = []
         self._epoch = 1
+        self.stored_bytes = 0  # of artifacts, since this process has the run
         self.agent: JsonObject | None = None
         """The agent's process group, also one that the owner before left behind."""
 
@@ -218,6 +219,7 @@ class RunLog:
         mime = data.get("mime") or ("application/octet-stream" if spool.binary else "text/plain")
         shown: JsonObject = {"data": {"bytes": spool.total_bytes}} if spool.binary else {"text": spool.edges()}
         refs = spool.settle(self.run.last_seq + 1, "/data" if spool.binary else "/text", mime)
+        self.stored_bytes += spool.total_bytes
         event = self._next("artifact_added", {**self._mask.value(data), **shown, "artifact_refs": refs})
         return self._commit(event, _line(event), durable=False)
 
@@ -263,6 +265,7 @@ class RunLog:
             small, stored = artifacts.plan(event_type, event.data)
             if stored:
                 refs = _checked_io(artifacts.write, self.dir, event.seq, event_type, stored)
+                self.stored_bytes += sum(len(field.content) for field in stored.values())
                 event = replace(event, data={**small, "artifact_refs": refs})
                 line = _line(event)
         if fold(self.run, event).status in TERMINAL:

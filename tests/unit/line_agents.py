@@ -14,7 +14,7 @@ import psutil
 from orchestrator.config import Settings
 from orchestrator.events import Update
 from orchestrator.line_process import LineProcess, line_process
-from orchestrator.model import Answer, InputRequest, Message, new_id
+from orchestrator.model import Answer, InputRequest, Message, Usage, new_id
 from orchestrator.process import MARKER
 from tests.conftest import wait_until
 
@@ -39,6 +39,15 @@ class Context:
         self.told.append(update)
         if self.fault:
             raise self.fault
+
+    metered = False
+
+    async def spend(self, usage: Usage, *, more: bool) -> bool:
+        """Nothing is counted here."""
+        return True
+
+    async def rest(self) -> None:
+        """Nothing is held here."""
 
     async def ask(self, request: InputRequest) -> Answer:
         """Nothing asks here."""

@@ -74,7 +74,10 @@ SPAWN: list[tuple[dict[str, Any], str]] = [
     ({"limits": {"max_turn": 3}}, "no limit 'max_turn'; did you mean 'max_turns'"),
     ({"limits": {"max_turns": 1.5}}, "limits.max_turns must be a whole number"),
     ({"limits": {"max_cost_usd": 0}}, "limits.max_cost_usd must be a positive number, not 0"),
-    ({"limits": {"max_turns": 3}}, "backend 'scripted' cannot keep limits.max_turns"),
+    (
+        {"limits": {"max_turns": 3}, "backend": "remote_a2a"},
+        "backend 'remote_a2a' does not say what its agent uses, so it cannot keep limits.max_turns",
+    ),
     ({"metadata": {"x": "y" * 3000}}, "limit_exceeded: metadata is over"),
     ({"prompt": "x" * 5_000_000}, "limit_exceeded: the message is over"),
 ]

@@ -225,7 +225,7 @@ FAILURES: list[tuple[Outcome | Exception | Stop, str, str, bool, str]] = [
     (Failed(code="agent_error", message="why"), "agent_error", "why", True, f"read the agent's message; {RESUME}"),
     (Failed(code="expired", message="why", resumable=False), "expired", "why", False, "spawn the run again"),
     (Failed(code="timeout", message="why", next_step="do so"), "timeout", "why", True, "do so"),
-    (Failed(code="budget_exceeded", message="why"), "budget_exceeded", "why", True, "call get_run for the details"),
+    (Failed(code="budget_exceeded", message="why"), "budget_exceeded", "why", True, "look at what there is"),
     (BackendError("auth_failed", "who?", resumable=False), "auth_failed", "who?", False, "check the credentials"),
     (BackendError("agent_exited", "gone", next_step="look"), "agent_exited", "gone", True, "look"),
     (StoreError("full"), "store_error", "full", True, "free disk space"),

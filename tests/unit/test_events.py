@@ -27,7 +27,6 @@ from orchestrator.model import (
     Message,
     Run,
     Status,
-    Usage,
 )
 from tests.unit.histories import histories
 from tests.unit.runs import spec_in
@@ -176,8 +175,8 @@ def test_a_summary_is_one_line_of_bounded_length() -> None:
 
 
 def test_progress_and_a_remote_reference_are_changes_of_status() -> None:
-    progress = Progress(detail="thinking", usage=Usage(input_tokens=1, output_tokens=2)).payload()
-    assert progress == {"status": "running", "detail": "thinking", "usage": {"input_tokens": 1, "output_tokens": 2}}
+    progress = Progress(detail="thinking", progress={"text": "half"}).payload()
+    assert progress == {"status": "running", "detail": "thinking", "progress": {"text": "half"}}
     run = _after(("status_changed", progress), ("status_changed", RemoteRef(ref={"task_id": "t"}).payload()))
     assert (run.status, run.detail, run.remote_ref) == (Status.RUNNING, None, {"task_id": "t"})
 

@@ -35,7 +35,7 @@ class Queue:
         await asyncio.sleep(0)
 
     async def _hold(self, run_id: str, priority: int) -> None:
-        async with self.slots.slot(run_id, priority) as slot:
+        async with self.slots.slot(run_id, priority, run_id.partition("@")[2]) as slot:
             self.order.append(run_id)
             self.held[run_id] = slot
             await self._done[run_id].wait()
