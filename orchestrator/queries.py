@@ -36,6 +36,7 @@ FINAL_CHARS = 8_000
 ARTIFACT_LIMIT = 6_144
 _GATHER_S = 0.004
 """Events seldom come alone: what follows the first one this soon is told in the same answer."""
+_PATIENCE_S = 30.0
 _FILE_POLL_S = 0.02
 """How often a run that another process owns is looked at while somebody waits for it."""
 
@@ -268,6 +269,13 @@ class Queries:
 
     async def _last(self, run_dir: RunDir) -> int:
         return (await self._engine.state(run_dir)).last_seq
+
+    async def past(self, run_dir: RunDir, last_seq: int) -> None:
+        """Returns when the run may have an event behind that number; after a bounded time at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                while (await self._engine.state(run_dir)).last_seq <= last_seq:
+                    await self._wait(run_dir, lambda run: run.last_seq > last_seq)
 
     async def _wait(self, run_dir: RunDir, predicate: Callable[[Run], bool]) -> None:
         """Returns when the run may satisfy the predicate: woken by its log here, by file growth elsewhere."""

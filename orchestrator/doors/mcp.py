@@ -7,11 +7,13 @@ result with `isError` and text alone, because known clients read different chann
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from functools import partial
 from typing import Any, Protocol, cast
 
 import anyio
@@ -19,9 +21,12 @@ import mcp_types as types
 import orjson
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from orchestrator import __version__
 from orchestrator.doors.mcp_offers import Offers
+from orchestrator.doors.mcp_tasks import Waiting
+from orchestrator.doors.mcp_watching import Watching
 from orchestrator.doors.schemas import INSTRUCTIONS, Tool
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import Internal, OrchestratorError
@@ -30,29 +35,45 @@ from orchestrator.model import JsonObject
 logger = logging.getLogger(__name__)
 
 
-def make_server(tools: Tools) -> Server[dict[str, Any]]:
-    """An MCP server that offers the tools to one caller."""
+@contextlib.contextmanager
+def make_server(tools: Tools) -> Generator[Server[dict[str, Any]]]:
+    """An MCP server that offers the tools to one caller, for as long as the block lasts."""
 
     async def list_tools(_ctx: Any, _params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[_listed(tool) for tool in tools.offered])
 
-    async def call_tool(_ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        return await call(tools, params.name, params.arguments or {})
+    async def discover(ctx: Any, _params: types.RequestParams) -> types.DiscoverResult:
+        """As the SDK's own, but that no list of ours ever changes: clients would listen for it all the time."""
+        offered = server.get_capabilities(protocol_version=ctx.protocol_version)
+        for part in filter(None, (offered.tools, offered.prompts, offered.resources)):
+            part.list_changed = False
+        versions = list(MODERN_PROTOCOL_VERSIONS)
+        return types.DiscoverResult(supported_versions=versions, capabilities=offered, instructions=INSTRUCTIONS)
 
-    offers = Offers(tools)
-    return Server(
+    offers, watching = Offers(tools), Watching(tools)
+    waiting = Waiting(tools, partial(call, tools))
+    server = Server[dict[str, Any]](
         "orchestrator",
         version=__version__,
         instructions=INSTRUCTIONS,
         on_list_tools=list_tools,
-        on_call_tool=call_tool,
+        on_call_tool=waiting.call,
         on_list_prompts=offers.list_prompts,
         on_get_prompt=offers.get_prompt,
         on_list_resources=offers.list_resources,
         on_list_resource_templates=offers.list_templates,
         on_read_resource=offers.read_resource,
         on_completion=offers.complete,
+        on_subscribe_resource=watching.subscribe,
+        on_unsubscribe_resource=watching.unsubscribe,
+        on_subscriptions_listen=watching.listen,
     )
+    server.add_request_handler("server/discover", types.RequestParams, discover)
+    waiting.offer(server)
+    try:
+        yield server
+    finally:
+        watching.close()
 
 
 async def call(tools: Tools, name: str, arguments: Mapping[str, Any]) -> types.CallToolResult:
@@ -140,10 +161,10 @@ def refusal(request_id: str | int, fault: str) -> str:
 
 async def serve_lines(tools: Tools, lines: Lines) -> None:
     """Serves one client of many in this process, until it ends."""
-    server = make_server(tools)
     stream = cast(anyio.AsyncFile[str], lines)  # of a file the SDK uses no more than `Lines` has
-    async with stdio_server(stream, stream) as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    with make_server(tools) as server:
+        async with stdio_server(stream, stream) as (read, write):
+            await server.run(read, write, server.create_initialization_options())
 
 
 async def serve_stdio(tools: Tools, close: Callable[[], Awaitable[None]]) -> None:
@@ -152,7 +173,6 @@ async def serve_stdio(tools: Tools, close: Callable[[], Awaitable[None]]) -> Non
     Args:
         close: called once, on whichever comes first; bounded, for clients kill about half a second later.
     """
-    server = make_server(tools)
     closed = asyncio.Event()
 
     async def leave(why: str) -> None:
@@ -172,6 +192,7 @@ async def serve_stdio(tools: Tools, close: Callable[[], Awaitable[None]]) -> Non
 
     async with anyio.create_task_group() as group:
         group.start_soon(on_signal)
-        async with stdio_server() as (read, write):
-            await server.run(read, write, server.create_initialization_options())
+        with make_server(tools) as server:
+            async with stdio_server() as (read, write):
+                await server.run(read, write, server.create_initialization_options())
         await leave("end of input")

@@ -50,16 +50,22 @@ class Offers:
         return {"backend": DEFAULT_BACKEND, **given}
 
     async def list_resources(self, _ctx: Any, _params: _Page) -> types.ListResourcesResult:
-        """The list of profiles; runs and single profiles have templates."""
-        what = "the profiles that spawn_run takes by name"
-        known = types.Resource(name="profiles", uri=resources.PROFILES, description=what, mime_type=resources.JSON)
-        return types.ListResourcesResult(resources=[known])
+        """The lists of profiles and of runs; single ones have templates."""
+        known = {
+            "profiles": (resources.PROFILES, "the profiles that spawn_run takes by name"),
+            "runs": (resources.RUNS, "the runs at or below your directory, newest first"),
+        }
+        shown = [
+            types.Resource(name=name, uri=uri, description=what, mime_type=resources.JSON)
+            for name, (uri, what) in known.items()
+        ]
+        return types.ListResourcesResult(resources=shown)
 
     async def list_templates(self, _ctx: Any, _params: _Page) -> types.ListResourceTemplatesResult:
         """One for each kind of resource."""
         known = [
             types.ResourceTemplate(
-                name=template.variable,
+                name=template.name,
                 uri_template=template.uri,
                 description=template.description,
                 mime_type=template.mime,

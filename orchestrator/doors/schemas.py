@@ -24,7 +24,8 @@ resumes its session as a new run; on a running one it steers where the agent can
 
 Several runs work at the same time: spawn all, then wait_runs(until="all"). Long fields are previews: an event's \
 artifact_refs names what get_event_artifact reads in pages. Pass idempotency_key if you may retry a spawn_run. \
-Runs are found again with list_runs, in any later session; agent_name means the newest run of that agent.
+Runs are found again with list_runs, in any later session; agent_name means the newest run \
+of that agent (in cwd, if not yours).
 
 Do not use it for what you can do yourself in a few steps: each run is a whole agent that knows only its prompt and \
 cwd. cancel_run what you no longer need."""
@@ -61,15 +62,12 @@ def _o(description: str) -> JsonObject:
     return {"type": "object", "description": description}
 
 
-_RUN: JsonObject = {"run_id": _s(), "agent_name": _s("or run_id"), "cwd": _s("of agent_name")}
+_RUN: JsonObject = {"run_id": _s(), "agent_name": _s("or run_id"), "cwd": _s()}
 _PAGE: JsonObject = {
-    "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset, in bytes"},
-    "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes; default about 6000"},
+    "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "last next_offset"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 262_144, "description": "bytes"},
 }
-_PARTS = (
-    "{parts: [{type: text, text} | {type: data, data} | {type: file, uri | bytes_base64, mime_type?, name?}], role?, "
-    "metadata?}"
-)
+_PARTS = "{parts: [{type: text | data | file, text | data | uri | bytes_base64, mime_type?, name?}], role?, metadata?}"
 
 TOOLS: tuple[Tool, ...] = (
     Tool(
@@ -89,16 +87,21 @@ TOOLS: tuple[Tool, ...] = (
             "permission": {"enum": list(PERMISSIONS), "description": "default workspace_write"},
             "on_approval": {"enum": list(ON_APPROVAL), "description": "default ask"},
             "workspace": _o(
-                "{mode: shared | worktree | clone, base?, branch?, repo?, include_uncommitted?, keep?}; shared, the "
-                "default, is cwd itself"
+                "{mode: shared | worktree | clone, base?, branch?, repo?, include_uncommitted?, keep?}; "
+                "default shared: cwd"
             ),
             "checks": {"type": "array", "description": "commands that must pass, or {name, run, timeout_s, required}"},
-            "acceptance": {"type": "array", "items": _s(), "description": "criteria, to be answered one by one"},
+            "acceptance": {"type": "array", "items": _s(), "description": "criteria, each to be answered"},
             "require_changes": {"type": "boolean"},
-            "limits": _o("{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_cost_usd, fix_attempts}"),
+            "limits": _o(
+                "{timeout_s, input_timeout_s, queue_ttl_s, max_turns, max_tokens, max_cost_usd, max_events, "
+                "max_artifact_mb, fix_attempts}"
+            ),
             "priority": _i("0 goes first", 1, 0, 3),
             "idempotency_key": _s("same key and arguments give the same run", maxLength=512),
             "metadata": _o("your labels"),
+            "on_finish": _o("{webhook: URL, command: [argv], message_to: agent_name}"),
+            "wait": {"type": "boolean", "description": "until it is over or needs you"},
             "backend_config": _o(
                 "model, effort, append_system_prompt, mcp_servers; remote_a2a: agent_url, auth_token | "
                 "auth_token_env, headers"
@@ -110,7 +113,7 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(
         "get_run",
-        "Status, summary, pending requests, result or error of one run.",
+        "Status, summary, pending requests, result or error of a run.",
         _RUN,
         idempotent=True,
         always=True,
@@ -130,11 +133,12 @@ TOOLS: tuple[Tool, ...] = (
     ),
     Tool(
         "wait_runs",
-        "Wait until any (or all) of these runs is over or needs your answer; returns a short digest of each.",
+        "Wait until any (or all) of these runs is over or needs you; returns a digest of each.",
         {
             "run_ids": {"type": "array", "items": _s(), "minItems": 1, "maxItems": 50},
             "until": {"enum": ["any", "all"], "default": "any"},
             "wait_ms": _i("0: do not wait", 20_000, 0, 50_000),
+            "ask_person": {"type": "boolean", "description": "the person at your client may answer"},
         },
         ("run_ids",),
         idempotent=True,
@@ -169,16 +173,16 @@ TOOLS: tuple[Tool, ...] = (
             "status": {"enum": list(Status)},
             "backend": _s(),
             "role": _s(),
-            "cwd": _s("absolute path, or * for all; default: yours"),
+            "cwd": _s("or * for all; default yours"),
             "session_id": _s(),
             "limit": _i("runs at most", 20, 1, 100),
-            "cursor": _s("next_cursor of the page before"),
+            "cursor": _s("last next_cursor"),
         },
         idempotent=True,
     ),
     Tool(
         "get_event_artifact",
-        "Read a page of any field of an event, also of one shown as a preview.",
+        "Read a page of any field of an event, as of a preview.",
         {
             **_RUN,
             "seq": {"type": "integer", "minimum": 1},

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 BY_NAME: Mapping[str, Tool] = {tool.name: tool for tool in offered(TOOLSETS)}
 
 
+LONGEST_WAIT_S = 50.0
+"""How long a call waits: known clients give up after a minute."""
 PROFILE_CHARS = 500
 """Of a profile in a list."""
 Forward = Callable[[str, Caller, str, JsonObject], Awaitable[JsonObject]]
@@ -94,7 +96,12 @@ class Tools:
             return await self._forward(elsewhere.socket, self.caller, name, {**named, "run_id": run.run_id})
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
+        waits = given.pop("wait", False)
         run = await self._engine.spawn(given, self.caller)
+        if waits:
+            run_dir = await self._find({"run_id": run.run_id})
+            await self._queries.wait_runs([run_dir], until_all=True, wait_s=LONGEST_WAIT_S)
+            return await self._queries.get_run(run_dir)
         return compact(
             {
                 "run_id": run.run_id,
@@ -161,6 +168,19 @@ class Tools:
             offset=given["offset"],
             limit=given.get("limit"),
         )
+
+    async def run(self, run_id: str) -> Run:
+        """A run as it is now."""
+        return await self._engine.state(await self._find({"run_id": run_id}))
+
+    async def run_past(self, run_id: str, last_seq: int) -> None:
+        """Returns when a run may have an event behind that number; after a bounded time at the latest."""
+        await self._queries.past(await self._find({"run_id": run_id}), last_seq)
+
+    async def patch(self, run_id: str, most: int) -> str:
+        """What a run that is over changed, its first bytes if it is large."""
+        page = await self._routes["get_patch"]({"run_id": run_id, "offset": 0, "limit": most})
+        return page["content"]
 
     async def list_profiles(self, given: JsonObject) -> JsonObject:
         """The profiles that reach a run in a directory, as many as a result holds."""

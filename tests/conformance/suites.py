@@ -67,9 +67,9 @@ class Report:
 async def served(cwd: Path) -> AsyncGenerator[str]:
     """Our server over HTTP on loopback, for suites that speak nothing else. Yields its URL."""
     async with open_tools(cwd) as tools:
-        server = make_server(tools)
-        async with listening(lambda _base: server.streamable_http_app(), "127.0.0.1", 0) as base:
-            yield base + "/mcp"
+        with make_server(tools) as server:
+            async with listening(lambda _base: server.streamable_http_app(), "127.0.0.1", 0) as base:
+                yield base + "/mcp"
 
 
 async def run_all(folder: Path) -> list[Report]:

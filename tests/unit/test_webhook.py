@@ -36,14 +36,13 @@ class Receiver:
         self.answer, self.again, self.tls = answer, again, tls
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         self.served: list[asyncio.Task[None]] = []
-        self.came, self.port = asyncio.Event(), 0
+        self.heard, self.port = asyncio.Event(), 0
 
     def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}/in?token=s3cret#part"
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.served.append(asyncio.ensure_future(self.serve(reader, writer)))
-        self.came.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
@@ -60,6 +59,7 @@ class Receiver:
                     async with asyncio.timeout(0.01):
                         if not await reader.read(65_536):
                             break
+                        self.heard.set()
 
 
 @asynccontextmanager
@@ -163,7 +163,7 @@ async def test_an_answer_whose_body_never_ends_is_a_delivery_at_once() -> None:
 async def test_a_caller_that_goes_away_leaves_no_connection(scheme: str) -> None:
     async with receiver(None) as there:
         sending = asyncio.create_task(send(there.url(scheme=scheme)))
-        await there.came.wait()
+        await there.heard.wait()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
