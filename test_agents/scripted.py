@@ -26,6 +26,7 @@ orchestrator; behind `test_agents.a2a_agent` the same agent is a real A2A server
     env NAME                    says an environment variable
     system WORD                 says whether the word is in its job description, which comes before the script
     usage IN OUT [COST]         what it used
+    limit SECONDS               its provider takes no more requests for so long
     spend IN OUT [COST]         one more call of a model, which used that; goes on if there is budget for it
     json JSON                   structured output
     final TEXT                  the final response; otherwise the last message
@@ -56,6 +57,7 @@ from orchestrator.events import (
     CommandStarted,
     FileChanged,
     Progress,
+    RateLimited,
     Reasoning,
     Started,
     TodoUpdated,
@@ -276,6 +278,10 @@ class _Script:
         numbers = rest.split()
         cost = float(numbers[2]) if len(numbers) > 2 else None
         self._usage = Usage(input_tokens=int(numbers[0]), output_tokens=int(numbers[1]), cost_usd=cost, turns=1)
+
+    async def _do_limit(self, rest: str) -> None:
+        await self._ctx.emit(RateLimited(words="too much", retry_s=float(rest)))
+        await self._ctx.rest()
 
     async def _do_spend(self, rest: str) -> None:
         before = self._usage

@@ -20,7 +20,7 @@ class Behaviour(NamedTuple):
 
 
 _STORE, _ENGINE, _REMOTE = "docs/design/store.md", "docs/design/engine.md", "docs/design/remote-a2a.md"
-_AGENTS = "docs/design/local-agents.md"
+_AGENTS, _COMPLETION = "docs/design/local-agents.md", "docs/design/completion.md"
 _DOOR, _README, _EXTENSION = "docs/design/mcp-door.md", "README.md", "docs/design/a2a-extension.md"
 
 BEHAVIOURS: tuple[Behaviour, ...] = (
@@ -258,6 +258,32 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("recovery/reap", "docs/design/recovery.md", "What a dead owner left of an agent is ended, and nobody "
         "else.", (
         "unit/recovery::what_a_dead_owner_*", "unit/recovery::a_process_that_only_*")),
+    # ---- budgets, and being told
+    Behaviour("budget/runs", _COMPLETION, "A run over its budget ends with its work kept, by one turn over at most.", (
+        "unit/budgets::a_run_*", "unit/budgets::what_is_used_*", "unit/budgets::a_session_*",
+        "unit/budgets::a_budget_that_*", "system/budget_tree::a_run_*")),
+    Behaviour("budget/trees", _COMPLETION, "Runs share the budgets of those above them; a child's own is reserved.", (
+        "unit/budgets::children_*", "unit/budgets::a_childs_*", "unit/budgets::what_is_reserved_*",
+        "unit/budgets::times_*", "unit/budgets::an_agent_that_*", "unit/budgets::a_tree_*", "unit/budgets::one_that_*",
+        "unit/budgets::a_child_over_*", "unit/budgets::a_budget_of_*", "unit/budgets::no_order_*",
+        "system/budget_tree::five_*", "system/budget_tree::a_childs_*")),
+    Behaviour("budget/rate-limits", _COMPLETION, "A provider's limit holds a queue and fails no run.", (
+        "unit/rate_limits::*", "system/*_errors::a_limit_of_*")),
+    Behaviour("told/outbox", _COMPLETION, "The end of a run is told at least once, under one id, whoever is killed.", (
+        "unit/outbox::*", "system/on_finish::*")),
+    Behaviour("told/webhook", _COMPLETION, "A webhook is signed, bounded, and goes nowhere that it may not.", (
+        "unit/webhook::*",)),
+    Behaviour("told/resources", _COMPLETION, "Runs are resources, and whoever watches them hears of changes.", (
+        "system/completion::runs_are_*", "system/completion::what_there_is_not_*", "system/completion::the_patch_*",
+        "system/completion::a_session_hears_*", "system/completion::a_client_of_*", "system/completion::listening_*",
+        "system/completion::subscriptions_*", "system/completion::who_only_*", "system/completion::a_handshake_*")),
+    Behaviour("told/tasks", _COMPLETION, "Calls that wait are tasks to who declares them, across hosts.", (
+        "system/completion::a_spawn_*", "system/completion::a_task_*", "system/completion::a_wait_*",
+        "system/completion::a_cancelled_*", "system/completion::tasks_*", "system/completion::a_session_of_*",
+        "system/completion::a_client_that_listens_*", "system/claude_tasks::*")),
+    Behaviour("told/person", _COMPLETION, "The person at the client is asked, and what they say is the answer.", (
+        "system/completion::a_person_*", "system/completion::who_says_*", "system/completion::in_the_newer_*",
+        "system/completion::a_client_that_cannot_*", "system/completion::an_answer_*")),
     # ---- reliability
     Behaviour("kill/nothing-lost", "docs/reliability.notes.md", "Whoever is killed, whenever: nothing that was "
         "acknowledged is lost, nothing is told twice, and every run comes to rest.", (

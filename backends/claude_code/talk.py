@@ -35,11 +35,11 @@ from backends.claude_code import requests
 from backends.claude_code.prompt import content_of
 from backends.claude_code.sessions import Spent, config_of
 from backends.claude_code.transport import ProcessTransport, spent_now
-from backends.claude_code.updates import SYNTHETIC, Stored, Translation, retry_words
+from backends.claude_code.updates import SYNTHETIC, Stored, Translation
 from orchestrator.backend import RunContext, denial
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError, OrchestratorError
-from orchestrator.events import Progress, RateLimited, Update
+from orchestrator.events import Progress, Update
 from orchestrator.line_process import HURRY_S, LineProcess
 from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec, as_object
@@ -179,7 +179,6 @@ class Talk:
         """Tells what comes, for as long as something comes."""
         async for message in self._client.receive_messages():
             await self._take(message)
-            await self._heed_limit(message)
             for told in self._told.updates(message):
                 await self._ctx.emit(await _with_output(told) if isinstance(told, Stored) else told)
             if self._told.touched:
@@ -208,22 +207,12 @@ class Talk:
             case SystemMessage(subtype="session_state_changed"):
                 self._tells_states = True
                 self._idle = message.data.get("state") == "idle"
+            case RateLimitEvent() if message.rate_limit_info.status == "rejected":
+                self.limited_until = message.rate_limit_info.resets_at
             case SystemMessage(subtype="background_tasks_changed"):
                 self._background = {str(task.get("task_id")) for task in message.data.get("tasks") or ()}
             case SystemMessage(subtype="status") if mode := message.data.get("permissionMode"):
                 self._planning = mode == "plan"
-            case _:
-                pass
-
-    async def _heed_limit(self, message: Message) -> None:
-        """What a message tells of the provider's limits."""
-        match message:
-            case SystemMessage(subtype="api_retry") if message.data.get("error") == "rate_limit":
-                wait = message.data.get("retry_delay_ms")
-                seconds = wait / 1000 if isinstance(wait, (int, float)) else None
-                await self._ctx.emit(RateLimited(words=retry_words(message.data), retry_s=seconds))
-            case RateLimitEvent() if message.rate_limit_info.status == "rejected":
-                self.limited_until = message.rate_limit_info.resets_at
             case _:
                 pass
 

@@ -35,6 +35,7 @@ from orchestrator.events import (
     FileChanged,
     MessageAdded,
     Progress,
+    RateLimited,
     Reasoning,
     TodoUpdated,
     ToolFinished,
@@ -274,6 +275,9 @@ _STATUSES = ("pending", "in_progress", "completed")
 def _system(message: SystemMessage) -> Iterator[Update]:
     data = message.data
     match message.subtype:
+        case "api_retry" if data.get("error") == "rate_limit":
+            wait = data.get("retry_delay_ms")
+            yield RateLimited(words=retry_words(data), retry_s=wait / 1000 if isinstance(wait, (int, float)) else None)
         case "api_retry":
             yield Progress(detail=retry_words(data))
         case "init":

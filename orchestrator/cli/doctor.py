@@ -17,6 +17,7 @@ from orchestrator.cli.upkeep import orphans
 from orchestrator.errors import OrchestratorError
 from orchestrator.host.place import API, HostError, Place
 from orchestrator.model import JsonObject
+from orchestrator.store.deliveries import Deliveries
 from orchestrator.store.layout import Workspace
 
 
@@ -135,4 +136,13 @@ def _processes(reach: Reach) -> Iterator[Finding]:
         yield Finding("processes", "ok", "no agent's process was left behind")
 
 
-_LOOKS = (_python, local_agents, _home, _settings, _host, _store, _processes)
+def _deliveries(reach: Reach) -> Iterator[Finding]:
+    """Who was to be told of the end of a run, and has not been."""
+    for run_dir in reach.home.owing():
+        for channel, told in Deliveries(run_dir).told().items():
+            if told.status == "pending":
+                words = f"{channel} of {run_dir.run_id}, tried {told.attempts} times: {told.error}"
+                yield Finding("deliveries", "note", words, "see to the receiver; a running host tries again")
+
+
+_LOOKS = (_python, local_agents, _home, _settings, _host, _store, _processes, _deliveries)

@@ -72,6 +72,10 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
             out.print(Text(f"{name:>8}  ", style="dim") + Text(str(value)))
     for text, style in _proof(run):
         out.print(Text(text, style=style))
+    for told in run.get("told", ()):
+        how = f": {told['error']}" if "error" in told else ""
+        style = {"delivered": "green", "failed": "red"}.get(told["status"], "yellow")
+        out.print(Text(f"    told  {told['channel']}: {told['status']}, {told['attempts']} attempts{how}", style=style))
     for request in run.get("pending", ()):
         _show_request(out, run_dir, request)
     if error := run.get("error"):

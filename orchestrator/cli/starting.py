@@ -60,6 +60,7 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
         "acceptance": given["accept"] or None,
         "require_changes": given["require_changes"] or None,
         "limits": _limits(given),
+        "on_finish": _on_finish(given),
         "metadata": json_of("--metadata", given["metadata"]),
         "priority": given["priority"],
         "idempotency_key": given["idempotency_key"],
@@ -79,6 +80,11 @@ def _workspace(given: dict[str, Any]) -> JsonObject | None:
 def _limits(given: dict[str, Any]) -> JsonObject | None:
     limits = json_of("--limits", given["limits"])
     return {**(limits or {}), "fix_attempts": given["fix"]} if given["fix"] else limits
+
+
+def _on_finish(given: dict[str, Any]) -> JsonObject | None:
+    wanted = json_of("--on-finish", given["on_finish"])
+    return {**(wanted or {}), "webhook": given["webhook"]} if given["webhook"] else wanted
 
 
 def _names_backend(reach: Reach, profile: str) -> bool:

@@ -45,7 +45,8 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
     """Finds old runs of this directory's store, and removes them only if told to."""
     if bounds == Bounds(None, None, None):
         bounds = Bounds("30d", None, None)
-    over = _chosen(_finished(Workspace(reach.cwd)), bounds)
+    owed = {run.run_id for run in reach.home.owing()}  # somebody is still to be told of their ends
+    over = [old for old in _chosen(_finished(Workspace(reach.cwd)), bounds) if old.run_dir.run_id not in owed]
     count = freed = 0
     for old in over:
         if delete and not _remove(reach.home, old.run_dir):

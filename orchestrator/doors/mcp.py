@@ -18,14 +18,13 @@ from typing import Any, Protocol, cast
 
 import anyio
 import mcp_types as types
-import orjson
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from orchestrator import __version__
 from orchestrator.doors.mcp_offers import Offers
-from orchestrator.doors.mcp_tasks import Waiting
+from orchestrator.doors.mcp_tasks import Waiting, refused, told
 from orchestrator.doors.mcp_watching import Watching
 from orchestrator.doors.schemas import INSTRUCTIONS, Tool
 from orchestrator.doors.tools import Tools
@@ -81,14 +80,11 @@ async def call(tools: Tools, name: str, arguments: Mapping[str, Any]) -> types.C
     try:
         document = await tools.call(name, arguments)
     except OrchestratorError as error:
-        return _refused(error)
+        return refused(error)
     except Exception:
         logger.exception("tool %s failed", name)
-        return _refused(Internal(f"{name} met a defect of the orchestrator; its log has the details"))
-    text = orjson.dumps(document).decode()
-    # the parsed text, so that both channels hold plain JSON values and exactly the same
-    structured: JsonObject = orjson.loads(text)
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=structured)
+        return refused(Internal(f"{name} met a defect of the orchestrator; its log has the details"))
+    return told(document)
 
 
 class Calls:
@@ -107,10 +103,6 @@ class Calls:
         once = {"idempotency_key": f"{self._tools.caller.parent_run_id}:{call_id}"} if name == "spawn_run" else {}
         result = await call(self._tools, name, {**once, **arguments})
         return result.model_dump(mode="json", by_alias=True, exclude_none=True, include={"content", "is_error"})
-
-
-def _refused(error: OrchestratorError) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(type="text", text=error.sentence)], is_error=True)
 
 
 def _listed(tool: Tool) -> types.Tool:

@@ -20,7 +20,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from orchestrator.doors.forms import Form, answer_of, forms_of
-from orchestrator.doors.tasks import EXTENSION, MOST_FORMS, Tasks
+from orchestrator.doors.tasks import EXTENSION, MOST_FORMS, Tasks, result_of
 from orchestrator.doors.tools import LONGEST_WAIT_S, Tools
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import JsonObject, as_object
@@ -41,6 +41,16 @@ class TaskUpdate(TaskId):
     """Answers to what a task asks, by its keys."""
 
     input_responses: dict[str, Any]
+
+
+def told(document: JsonObject) -> types.CallToolResult:
+    """What a tool returned, as the result of its call."""
+    return types.CallToolResult.model_validate(result_of(document))
+
+
+def refused(error: OrchestratorError) -> types.CallToolResult:
+    """Why a tool was not called: text alone, for known clients read different channels of a result that has both."""
+    return types.CallToolResult(content=[types.TextContent(type="text", text=error.sentence)], is_error=True)
 
 
 def is_modern(ctx: Context) -> bool:
@@ -93,10 +103,10 @@ class Waiting:
     async def _as_task(self, ctx: Context, name: str, arguments: dict[str, Any]) -> Any:
         try:
             task = await self._tasks.begin(name, arguments, asks=declares_forms(ctx))
-        except OrchestratorError:
-            return await self._call(name, {**arguments, "wait_ms": 0} if name == "wait_runs" else arguments)
+        except OrchestratorError as error:
+            return refused(error)
         if "document" in task:
-            return await self._call(name, {**arguments, "wait_ms": 0})
+            return told(task["document"])
         shown = {key: value for key, value in task.items() if key not in ("note", "result", "inputRequests")}
         note = {"_meta": {AGENT_NOTE: {"modelImmediateResponse": task["note"]}}} if "note" in task else {}
         # what is over already is told by the first question: a task begins as one that works

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Literal
 
 import mcp_types as types
@@ -53,14 +54,13 @@ class Watching:
     async def subscribe(self, ctx: Context, params: types.SubscribeRequestParams) -> types.EmptyResult:
         """From now on the session hears when the resource changes."""
         uri, session = params.uri, ctx.session
-        if uri not in self._watched:
+        mark = await self._mark(uri)
+        if uri not in self._watched:  # looked at now, for it may have been asked for twice at the same time
             if len(self._watched) >= MOST_WATCHED:
                 raise MCPError(types.INVALID_PARAMS, f"{MOST_WATCHED} resources are watched already")
-            mark = await self._mark(uri)
             watching = self._watch(uri, lambda: session.send_resource_updated(uri), mark)
-            task = asyncio.create_task(watching, name=f"watch {uri}")
-            self._watched[uri] = task
-            task.add_done_callback(lambda _: self._watched.pop(uri, None))
+            self._watched[uri] = task = asyncio.create_task(watching, name=f"watch {uri}")
+            task.add_done_callback(partial(self._forget, uri))
         return types.EmptyResult()
 
     async def unsubscribe(self, _ctx: Context, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
@@ -68,6 +68,10 @@ class Watching:
         if task := self._watched.pop(params.uri, None):
             task.cancel()
         return types.EmptyResult()
+
+    def _forget(self, uri: str, task: asyncio.Task[None]) -> None:
+        if self._watched.get(uri) is task:
+            del self._watched[uri]
 
     def close(self) -> None:
         """The client is gone."""

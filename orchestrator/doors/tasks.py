@@ -15,7 +15,7 @@ import orjson
 
 from orchestrator.doors.forms import Form, answer_of, forms_of
 from orchestrator.doors.tools import Tools
-from orchestrator.errors import AlreadyAnswered, InvalidArgument, WrongState
+from orchestrator.errors import AlreadyAnswered, InvalidArgument, NotFound, WrongState
 from orchestrator.model import TERMINAL, WAITING, JsonObject, as_object, now
 from orchestrator.store.layout import RUN_ID
 from orchestrator.store.tasks import TTL_S, find_task, new_task, save_task
@@ -67,14 +67,19 @@ class Tasks:
         if RUN_ID.fullmatch(task_id):
             run = await self._tools.call("get_run", {"run_id": task_id})
             about = {"createdAt": run["started_at"], "lastUpdatedAt": run["updated_at"], "ttlMs": None}
-            return {"taskId": task_id, **about, "pollIntervalMs": POLL_MS, **_of_run(run, asks=asks)}
+            common: JsonObject = {"taskId": task_id, **about, "pollIntervalMs": POLL_MS}
+            return {**common, **await self._of_run(run, asks=asks)}
         wanted = await self._wait(task_id)
         about = {"createdAt": wanted["created_at"], "lastUpdatedAt": wanted["created_at"], "ttlMs": TTL_S * 1000}
         common: JsonObject = {"taskId": task_id, **about, "pollIntervalMs": POLL_MS}
         if wanted.get("cancelled"):
             return {**common, "status": "cancelled", "statusMessage": "the wait was cancelled; its runs go on"}
         arguments = {key: wanted[key] for key in ("run_ids", "until") if key in wanted}
-        document = await self._tools.call("wait_runs", {**arguments, "wait_ms": 0})
+        try:
+            document = await self._tools.call("wait_runs", {**arguments, "wait_ms": 0})
+        except NotFound as error:  # a run is gone since
+            gone = {"content": [{"type": "text", "text": error.sentence}], "isError": True}
+            return {**common, "status": "completed", "result": gone}
         return {**common, **self._of_wait(document, wanted, asks=asks)}
 
     async def update(self, task_id: str, responses: Mapping[str, Any]) -> None:
@@ -115,6 +120,24 @@ class Tasks:
             raise InvalidArgument(f"no task {task_id[:80]!r}; call list_runs")
         return wanted
 
+    async def _of_run(self, run: JsonObject, *, asks: bool) -> JsonObject:
+        words = str(run.get("detail") or run["summary"] or run["status"])[:500]
+        if run["status"] == "cancelled":
+            return {"status": "cancelled", "statusMessage": run["summary"] or "the run was cancelled"}
+        if run["status"] in TERMINAL:
+            return {"status": "completed", "statusMessage": words, "result": result_of(run)}
+        home, run_id = self._tools.home, run["run_id"]
+        if ended := await asyncio.to_thread(find_task, home, run_id):
+            return {"status": "completed", **ended}
+        if run["status"] not in WAITING:
+            return {"status": "working", "statusMessage": words}
+        if asks and (forms := forms_of([run])):
+            return {"status": "input_required", "statusMessage": words, "inputRequests": requests_of(forms)}
+        # for the model to answer; a task that is over stays so, whatever becomes of its run
+        ended = {"statusMessage": words, "result": result_of(run)}
+        await asyncio.to_thread(save_task, home, run_id, ended)
+        return {"status": "completed", **ended}
+
     def _of_wait(self, document: JsonObject, wanted: JsonObject, *, asks: bool) -> JsonObject:
         forms = forms_of(document["runs"]) if asks and wanted.get("ask_person") else []
         asked = {form.key.partition("/")[0] for form in forms}
@@ -128,19 +151,6 @@ class Tasks:
         return {"status": "working", "statusMessage": told}
 
 
-def _of_run(run: JsonObject, *, asks: bool) -> JsonObject:
-    words = str(run.get("detail") or run["summary"] or run["status"])[:500]
-    if run["status"] == "cancelled":
-        return {"status": "cancelled", "statusMessage": run["summary"] or "the run was cancelled"}
-    if run["status"] in TERMINAL:
-        return {"status": "completed", "statusMessage": words, "result": result_of(run)}
-    if run["status"] not in WAITING:
-        return {"status": "working", "statusMessage": words}
-    if asks and (forms := forms_of([run])):
-        return {"status": "input_required", "statusMessage": words, "inputRequests": requests_of(forms)}
-    return {"status": "completed", "statusMessage": words, "result": result_of(run)}  # for the model to answer
-
-
 def requests_of(forms: list[Form]) -> JsonObject:
     """Forms as requests of elicitation, by their keys."""
     params = {f.key: {"mode": "form", "message": f.message, "requestedSchema": f.schema} for f in forms[:MOST_FORMS]}
@@ -148,6 +158,6 @@ def requests_of(forms: list[Form]) -> JsonObject:
 
 
 def result_of(document: JsonObject) -> JsonObject:
-    """A tool's document as the result of its call."""
+    """A tool's document as the result of its call: the parsed text, so that both channels hold exactly the same."""
     text = orjson.dumps(document).decode()
     return {"content": [{"type": "text", "text": text}], "structuredContent": orjson.loads(text), "isError": False}

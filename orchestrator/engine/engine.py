@@ -80,6 +80,8 @@ class Engine:
         """Held while a child is spawned: each is counted before the next."""
 
     async def __aenter__(self) -> Self:
+        with contextlib.suppress(InvalidArgument):  # which every spawn is refused with
+            self.lives.use(await asyncio.to_thread(self.own_settings))
         await self.lives.open()
         return self
 

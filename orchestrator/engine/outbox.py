@@ -179,8 +179,9 @@ class _Channel:
         attempts = self._told.attempts
         if self._told.status != "pending":
             return
-        if attempts and self._told.last_at and (delay := self._outbox.delay_after(attempts)):
-            await asyncio.sleep(max(0.0, delay - _seconds_since(self._told.last_at)))
+        if self._told.last_at and (delay := self._outbox.delay_after(attempts)):  # a new owner is a new chance
+            soon = min(delay, self._outbox.delay_after(2) or delay)
+            await asyncio.sleep(max(0.0, soon - _seconds_since(self._told.last_at)))
         while True:
             attempts += 1
             about = {"channel": self._name, "id": delivery_id(self._run.run_id), "attempt": attempts}

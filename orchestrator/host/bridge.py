@@ -44,6 +44,8 @@ class _Call:
         self.heard = heard
         self.line = line
         self.attempts = 1
+        self.listens = heard.method == "subscriptions/listen"
+        """It stays open for as long as the client is there: no host is kept for its sake."""
 
 
 class Bridge:
@@ -63,7 +65,12 @@ class Bridge:
         self._to_client, self._to_host = bytearray(), bytearray()
         self._calls = OpenCalls[_Call]()
         self._initialize: bytes | None = None
+        """The handshake of a session of the older era, once it was answered."""
         self._initialized: bytes | None = None
+        self._subscribed: dict[str, bytes] = {}
+        """The subscriptions of such a session, by resource."""
+        self._hosts = 0
+        """How many there were; it stands before the ids of what a host asks the client, which each counts from 1."""
         self._deaf = False
         """The host takes nothing more; what it said before may still be read."""
         self._farewell = False
@@ -82,6 +89,7 @@ class Bridge:
             connection, rest = connect_to(self._socket, self._first_line)
         connection.setblocking(False)
         self._host = connection
+        self._hosts += 1
         self._from_host = Splitter()
         self._deaf = self._farewell = False
         self._take_from_host(rest)
@@ -105,7 +113,8 @@ class Bridge:
 
     @property
     def _unfinished(self) -> bool:
-        return bool(self._to_client or (self._calls and self._host))
+        open_calls = any(not call.listens for call in self._calls)
+        return bool(self._to_client or (open_calls and self._host))
 
     def _watch(self, file: int | socket.socket, events: int) -> None:
         known = self._selector.get_map().get(file)
@@ -146,13 +155,31 @@ class Bridge:
         elif heard.kind == "initialized":
             self._initialized = line
         elif heard.kind == "request":
-            if heard.method == "initialize":
-                self._initialize = line
             self._calls.open(heard, _Call(heard, line))
+            self._note_subscription(heard, line)
+        elif heard.kind == "answer" and (own := self._answer_to(heard, line)) is not None:
+            line = own
+        elif heard.kind == "answer":  # to a host that is gone
+            return
         if self._host is None:
             self._give_up()
         else:
             self._to_host += line + b"\n"
+
+    def _note_subscription(self, heard: Heard, line: bytes) -> None:
+        if heard.method in ("resources/subscribe", "resources/unsubscribe"):
+            params: dict[str, Any] = parsed(line).get("params") or {}
+            uri = str(params.get("uri"))
+            self._subscribed.pop(uri, None)
+            if heard.method == "resources/subscribe":
+                self._subscribed[uri] = line
+
+    def _answer_to(self, heard: Heard, line: bytes) -> bytes | None:
+        """The answer as the host that asked knows it; None if that host is gone."""
+        host, _, asked = str(heard.id).partition(":")
+        if host != f"host{self._hosts}":
+            return None
+        return json.dumps({**parsed(line), "id": json.loads(asked)}).encode()
 
     def _write_client(self) -> bool:
         """Writes as much as cannot block. False when the client does not listen any more."""
@@ -191,10 +218,26 @@ class Bridge:
                 continue
             heard = hear(line)
             if heard.kind == "answer":
-                if heard.id == _REPLAYED:
+                if str(heard.id).startswith(_REPLAYED):
                     continue
+                self._note_handshake(heard, line)
                 self._calls.close(heard)
+            elif heard.kind in ("request", "cancel"):
+                line = self._as_asked(heard, line)
             self._to_client += line + b"\n"
+
+    def _note_handshake(self, heard: Heard, line: bytes) -> None:
+        """A handshake that is refused, for it came too late, begins no session that could be begun again."""
+        for call in self._calls:
+            if call.heard.method == "initialize" and call.heard.key == heard.key and "result" in parsed(line):
+                self._initialize = call.line
+
+    def _as_asked(self, heard: Heard, line: bytes) -> bytes:
+        """What a host asks the client, or asks no more, under an id that no later host uses again."""
+        message, own_id = parsed(line), f"host{self._hosts}:{json.dumps(heard.id)}"
+        if heard.kind == "request":
+            return json.dumps({**message, "id": own_id}).encode()
+        return json.dumps({**message, "params": {**message["params"], "requestId": own_id}}).encode()
 
     def _lose_host(self, host: socket.socket) -> None:
         self._watch(host, 0)
@@ -212,10 +255,10 @@ class Bridge:
                     f"host_restarted: the host went away while {call.heard.tool} was under way, and nobody knows "
                     "whether it was done; call list_runs before you call it again",
                 )
-            elif call.attempts > MOST_ATTEMPTS:
+            elif call.attempts > MOST_ATTEMPTS and not call.listens:
                 self._calls.close(call.heard)
                 self._refuse(call.heard, f"host_unavailable: each host that is asked this ends; see {self._place.log}")
-        if self._calls or not self._farewell:
+        if not self._farewell or not all(call.listens for call in self._calls):
             self._reopen()
             if self._host is None:
                 self._give_up()
@@ -237,6 +280,9 @@ class Bridge:
             self._to_host += json.dumps(replayed).encode() + b"\n"
         if self._initialized is not None:
             self._to_host += self._initialized + b"\n"
+        for number, line in enumerate(self._subscribed.values()):
+            if all(call.line != line for call in self._calls):
+                self._to_host += json.dumps({**parsed(line), "id": f"{_REPLAYED}-{number}"}).encode() + b"\n"
         for call in self._calls:
             self._to_host += call.line + b"\n"
 

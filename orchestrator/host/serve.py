@@ -282,6 +282,7 @@ class _Host:
         except OrchestratorError as error:
             logger.warning("settings are not used: %s", error)
             return
+        self._engine.lives.use(settings)
         self._idle_s = settings.host_idle_s
         logging.getLogger().setLevel(settings.log_level.upper())
 

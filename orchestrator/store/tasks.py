@@ -17,7 +17,8 @@ from orchestrator.store.layout import Home, replace_file
 
 TTL_S = 30 * 86_400
 """How long a wait is remembered after it was last changed."""
-TASK_ID = re.compile(r"wait_[0-9a-f]{24}")
+TASK_ID = re.compile(r"wait_[0-9a-f]{24}|run_[0-9a-z]{1,22}")
+"""Of a wait; a run is its own task, of which is kept only that it ended before its run."""
 
 
 def new_task(home: Home, wanted: JsonObject) -> str:

@@ -29,7 +29,10 @@ copied from `docs/conformance.notes.md`.
 
 The official suites speak HTTP only, so the tests mount the very server object that users get on stdio with the SDK's
 own HTTP application. The suites bring tests for a server made for them, with tools, prompts and resources of fixed
-names; ours is the product, with its eight tools and nothing else. With: mcp {version("mcp")}.
+names. Where the product has what such a name is for, a layer of the tests (`tests/conformance/fixtures.py`) turns the
+request into one of the product's own, about a real run of the scripted agent, and the product's handlers answer it:
+`slow_compute` is `spawn_run` with `wait: true`, which they answer with a task. What the product does not have is not
+played: such a scenario fails, and is listed. With: mcp {version("mcp")}.
 
 {suites}
 ### Schema lint

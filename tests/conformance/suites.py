@@ -16,6 +16,7 @@ import orjson
 from orchestrator.doors.mcp import make_server
 from test_agents.listening import listening
 from tests.conformance.baseline import SUITES, Suite
+from tests.conformance.fixtures import play_fixtures
 from tests.conformance.node import installed, node, version_of
 from tests.conftest import open_tools
 
@@ -65,9 +66,10 @@ class Report:
 
 @asynccontextmanager
 async def served(cwd: Path) -> AsyncGenerator[str]:
-    """Our server over HTTP on loopback, for suites that speak nothing else. Yields its URL."""
+    """Our server over HTTP on loopback, for suites that speak nothing else, with their names. Yields its URL."""
     async with open_tools(cwd) as tools:
         with make_server(tools) as server:
+            play_fixtures(server, tools)
             async with listening(lambda _base: server.streamable_http_app(), "127.0.0.1", 0) as base:
                 yield base + "/mcp"
 

@@ -28,6 +28,7 @@ remembered between requests, processes and sessions.
                                 the script
     usage IN OUT                what the model says that it used
     auth, fail WHY, http CODE   no answer, but an error; `auth` until it is told something
+    limited CODE [WHY]          the same error until it is told something
     flaky COUNT CODE [WHY]      so many errors, and then the script goes on
     breaks COUNT [CODE WHY]     so many answers that break off here, or say here that they failed
     hang                        begins to answer, and never goes on
@@ -46,7 +47,7 @@ from test_agents.scripted import told_apart
 
 WORDS = frozenset(
     "say think final events command run run+ runs file edit read tool call todo ask asks approve json listen sleep "
-    "remember env heard system usage auth fail crash http flaky breaks hang".split()
+    "remember env heard system usage auth fail crash http limited flaky breaks hang".split()
 )
 
 
@@ -260,6 +261,10 @@ class _Play:
     def _do_http(self, rest: str) -> Answers:
         code, _, why = rest.partition(" ")
         return self._fail(int(code), why or "the script says so")
+
+    def _do_limited(self, rest: str) -> Answers:
+        if not self._past.said:
+            yield from self._do_http(rest)
 
     def _do_flaky(self, rest: str) -> Answers:
         count, code, *why = rest.split(" ", 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -201,19 +202,30 @@ async def test_an_error_that_passes_is_told_and_the_run_goes_on(claude: Desk, co
     run = await claude.finished("run true", f"flaky {count} {code} busy", "say on")
     assert run["status"] == "completed", run
     told = await details(claude, run)
-    assert [text.partition(", in ")[0] for text in told] == [
+    tries = [re.sub(r"^rate_limited until \S+: ", "", text).partition(", in ")[0] for text in told]
+    assert [text for number, text in enumerate(tries) if text not in tries[:number]] == [
         f"{name} ({code}): try {number} of 2" for number in range(1, count + 1)
     ]
     assert await texts(claude, run) == ["on"]
     assert len(await claude.events(run["run_id"], "command_finished")) == 1
 
 
-@pytest.mark.parametrize(("code", "name"), [(429, "rate_limit"), (500, "server_error")])
-async def test_an_error_that_never_passes_ends_the_run(claude: Desk, code: int, name: str) -> None:
-    run = await ended(claude, await claude.spawn(f"http {code} out of order", "say never"))
+async def test_a_limit_of_the_service_is_waited_out(claude: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_RATE_LIMIT_WAIT_S", "0.3")
+    run = await claude.finished("file a x", "limited 429 too much", "say on")
+    assert run["status"] == "completed", run
+    told = await details(claude, run)
+    assert all(text.startswith("rate_limited until 20") for text in told if "too much" in text or "429" in text)
+    assert any("too much" in text for text in told), told
+    assert await texts(claude, run) == ["on"]
+    assert len(await claude.events(run["run_id"], "file_changed")) == 1
+
+
+async def test_an_error_that_never_passes_ends_the_run(claude: Desk) -> None:
+    run = await ended(claude, await claude.spawn("http 500 out of order", "say never"))
     assert (run["status"], run["error"]["code"]) == ("failed", "agent_error")
-    assert str(code) in run["error"]["message"]
-    assert name in run["error"]["message"]
+    assert "500" in run["error"]["message"]
+    assert "server_error" in run["error"]["message"]
     assert run["error"]["next_step"].startswith("wait")
     assert len(await details(claude, run)) == 2
     assert await remembers(claude, run) == "1 earlier prompts"

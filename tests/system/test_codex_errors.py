@@ -140,7 +140,6 @@ def model_config(model: CodexPlayer) -> str:
         ("http 400 so wrong", "so wrong", "continue_run", 1),
         ("http 404 no such model", "404", "check backend_config.model", 3),
         ("http 429 usage_limit_reached", "usage limit", "limit is reached", 1),
-        ("http 429 rate_limit_exceeded", "429", "wait", 1),
         ("http 500 down", "internalServerError", "wait", 3),
         ("http 503 server_is_overloaded", "serverOverloaded", "wait", 1),
         ("breaks 99", "stream disconnected", "continue_run", 3),
@@ -158,6 +157,14 @@ async def test_what_the_service_refuses_is_told_and_can_be_gone_on_with(
     assert message in error["message"]
     assert next_step in error["next_step"]
     assert len(model.requests) - before == requests
+
+
+async def test_a_limit_of_the_service_is_waited_out(codex: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_RATE_LIMIT_WAIT_S", "0.3")
+    run = await done(codex, "file a x", "limited 429 rate_limit_exceeded", "say on")
+    assert any(text.startswith("rate_limited until 20") for text in await details(codex, run))
+    assert await texts(codex, run) == ["on"]
+    assert len(await codex.events(run["run_id"], "file_changed")) == 1
 
 
 async def test_a_run_that_failed_in_the_middle_keeps_what_it_did(codex: Desk) -> None:

@@ -170,7 +170,8 @@ async def test_what_is_reserved_for_a_child_is_not_used_by_its_parent(desk: Desk
     kept = desk.child("spend 10 0", "ask Well?", "spend 10 0", limits={"max_tokens": 60})
     root = await desk.spawn(kept, "spend 45 0", "say too much", limits={"max_tokens": 100}, **DELEGATES)
     run = await desk.over(root)
-    total = re.fullmatch(r"limits.max_tokens = 100 is used up: (\d+), and (\d+) reserved for .*", run["error"]["message"])
+    words = r"limits.max_tokens = 100 is used up: (\d+), and (\d+) reserved for .*"
+    total = re.fullmatch(words, run["error"]["message"])
     assert total
     assert int(total[1]) + int(total[2]) == 105
     (child,) = await desk.children(root)
