@@ -329,6 +329,8 @@ class Run(Document):
     progress: JsonObject | None = None
     workspace: JsonObject | None = None
     usage: Usage | None = None
+    created_at: str | None = None
+    """When it was spawned; `started_at` is that too, until its agent has begun."""
 
     @classmethod
     def queued(cls, spec: RunSpec) -> Run:
@@ -348,6 +350,7 @@ class Run(Document):
             parent_run_id=spec.parent_run_id,
             depth=spec.depth,
             profile=_without_text(spec.profile),
+            created_at=spec.created_at,
         )
 
     @property

@@ -66,7 +66,8 @@ class Tasks:
         """
         if RUN_ID.fullmatch(task_id):
             run = await self._tools.call("get_run", {"run_id": task_id})
-            about = {"createdAt": run["started_at"], "lastUpdatedAt": run["updated_at"], "ttlMs": None}
+            created_at = (await self._tools.run(task_id)).created_at or run["started_at"]
+            about = {"createdAt": created_at, "lastUpdatedAt": run["updated_at"], "ttlMs": None}
             common: JsonObject = {"taskId": task_id, **about, "pollIntervalMs": POLL_MS}
             return {**common, **await self._of_run(run, asks=asks)}
         wanted = await self._wait(task_id)
@@ -121,7 +122,8 @@ class Tasks:
         return wanted
 
     async def _of_run(self, run: JsonObject, *, asks: bool) -> JsonObject:
-        words = str(run.get("detail") or run["summary"] or run["status"])[:500]
+        asked = next((request["text"] for request in run.get("pending", ())), None)
+        words = str(asked or run.get("detail") or run["summary"] or run["status"])[:500]
         if run["status"] == "cancelled":
             return {"status": "cancelled", "statusMessage": run["summary"] or "the run was cancelled"}
         if run["status"] in TERMINAL:

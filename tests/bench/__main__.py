@@ -11,7 +11,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.bench import agents, cli, host, kill, limits, local, places, reliability, remote, server, workspaces
+from tests.bench import (
+    agents,
+    cli,
+    deliveries,
+    host,
+    kill,
+    limits,
+    local,
+    places,
+    reliability,
+    remote,
+    server,
+    workspaces,
+)
 from tests.bench.figures import Figure, Report, compare, machine, versions
 from tests.bench.workbench import ROOT
 
@@ -57,6 +70,8 @@ def main() -> int:
         return asyncio.run(_kill(options.n, options.seed))
     if options.command == "kill-workspaces":
         return workspaces.kill(options.n, options.seed)
+    if options.command == "kill-deliveries":
+        return deliveries.kill(options.n, options.seed)
     logging.disable(logging.WARNING)  # runs that a measurement ends on purpose
     known = MEASUREMENTS | HEAVY
     names = options.only or (known if options.heavy else MEASUREMENTS)
@@ -116,11 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     killing = commands.add_parser("kill", help="kills real processes, and writes docs/reliability.md")
     killing.add_argument("--n", type=int, default=200, help="how many, round-robin over four kinds of victims (200)")
     killing.add_argument("--seed", type=int, default=1, help="of the first campaign; the others count from there (1)")
-    places_kill = commands.add_parser(
-        "kill-workspaces", help="kills hosts of runs in worktrees, and writes docs/reliability.workspaces.md"
-    )
-    places_kill.add_argument("--n", type=int, default=100, help="how many (100)")
-    places_kill.add_argument("--seed", type=int, default=1, help="of the moments (1)")
+    for name, what in (
+        ("kill-workspaces", "kills hosts of runs in worktrees, and writes docs/reliability.workspaces.md"),
+        ("kill-deliveries", "kills hosts that have somebody to tell, and writes docs/reliability.completion.md"),
+    ):
+        further = commands.add_parser(name, help=what)
+        further.add_argument("--n", type=int, default=100, help="how many (100)")
+        further.add_argument("--seed", type=int, default=1, help="of the moments (1)")
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Generator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.complete import names
-from tests.system.hosts import ending
+from tests.system.hosts import ending, until
 from tests.system.shell import Shell, shell
 
 pytestmark = pytest.mark.system
@@ -39,6 +40,36 @@ def test_where_nothing_ran_lists_are_empty(here: Shell) -> None:
     assert here.run("gc").code == 0
     assert here.run("gc", "--json").lines == []
     assert not (here.cwd / ".orchestrator").exists()
+
+
+def test_what_a_tree_used_is_shown(here: Shell) -> None:
+    limits = ("--limits", '{"max_cost_usd": 5}')
+    root = here.detached("spend 2000 500 0.5\nask Ready?", "--name", "boss", *limits)
+    here.run("wait", root)
+    low = here.having(ORCHESTRATOR_RUN_ID=root).detached("spend 1000 500 0.25\nfinal low", "--name", "low")
+    here.settled(low)
+    assert here.state(low)["parent_run_id"] == root
+    together = "2 runs together 3,000 tokens in, 1,000 out, 2 turns, $0.7500"
+    assert f"2,000 tokens in, 500 out, 1 turns, $0.5000; {together}" in here.ok("show", "boss")
+    row = next(row for row in here.json("ls")["runs"] if row["run_id"] == root)
+    assert row["tree"]["usage"]["cost_usd"] == 0.75
+    here.ok("answer", "boss", "on")
+    here.settled(root)
+
+
+def test_who_was_told_is_shown_and_who_was_not_is_found_by_doctor(here: Shell) -> None:
+    run_id = here.over("final x", "--on-finish", '{"message_to": "caller"}')
+    until(lambda: "told  message_to: delivered, 1 attempts" in here.ok("show", run_id), "it is told")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
+    run_id = here.over("final x", "--webhook", url)
+    until(lambda: "told  webhook: pending" in here.ok("show", run_id), "it is not told yet")
+    found = [finding for finding in here.json("doctor")["findings"] if finding["what"] == "deliveries"]
+    assert [finding["state"] for finding in found] == ["note"]
+    assert "connection refused" in found[0]["text"]
+    assert here.ok("gc", "--keep", "0").count("run_") == 1, "what somebody is still to be told of stays"
+    assert "on_finish.webhook" in here.run("run", "-b", "scripted", "x", "--webhook", "ftp://x").err
 
 
 def test_runs_are_listed_and_filtered(here: Shell) -> None:
@@ -85,7 +116,9 @@ def test_one_run_is_shown(here: Shell) -> None:
     run_id = here.over("say hi\nusage 1 2\nfinal the end ☃", "--name", "nina")
     assert here.json("show", run_id) == here.json("show", "nina")
     text = here.ok("show", "nina")
-    assert all(words in text for words in (run_id, "nina", "completed", "scripted", "the end ☃", "input_tokens 1"))
+    assert all(
+        words in text for words in (run_id, "nina", "completed", "scripted", "the end ☃", "used", "1 tokens in, 2 out")
+    )
     failed = here.over("fail no luck")
     assert "agent_error: no luck" in here.ok("show", failed)
     asks = here.waiting("ask Which? | red | blue")

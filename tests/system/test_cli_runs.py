@@ -44,7 +44,7 @@ def test_a_run_in_a_pipe_is_told_in_plain_lines(here: Shell) -> None:
     said = [line.strip() for line in done.out.splitlines()]
     assert said == ["> say hello …", "hello", "$ ls", "a b", "+ f.txt", "+new", "☑ A", "☐ B", "completed", "all done"]
     assert "\x1b" not in done.out + done.err
-    assert "input_tokens 1" in done.err
+    assert "used 1 tokens in, 2 out, 1 turns" in done.err
 
 
 def test_the_exit_code_of_a_run_says_what_became_of_it(here: Shell) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import socket
 from collections.abc import Generator
@@ -14,13 +13,15 @@ from orchestrator.engine.outbox import delivery_id
 from orchestrator.model import JsonObject
 from orchestrator.store.deliveries import Deliveries
 from orchestrator.store.layout import Home, Workspace
+from tests.kill.deliveries import kill_before_delivery
 from tests.receiver import Receiver
 from tests.system.hosts import Ground, ground, until
-from tests.system.lines import Bridge
 
 pytestmark = pytest.mark.system
 
 SEED = random.SystemRandom().randrange(10_000)
+KILLS = 6
+"""Hosts that the suite kills; `scripts/bench kill-deliveries` kills many more."""
 
 
 @pytest.fixture
@@ -81,34 +82,6 @@ def test_a_host_that_is_stopped_leaves_what_is_owed_to_the_next(place: Ground) -
 
 
 def test_whenever_the_host_is_killed_each_end_is_delivered_once_by_its_id(place: Ground) -> None:
-    print(f"seed {SEED}")  # noqa: T201  a failure is to be made again
-    chance = random.Random(SEED)
-    with Receiver(chance.choices([200, 200, 0, 500, 302], k=20)) as receiver, place.bridge() as client:
-        runs: list[str] = []
-        for _ in range(6):
-            script = chance.choice(["final done", "say x\nsleep 0.05\nfinal done", "sleep 60", "fail why"])
-            runs.append(client.spawn(script, place.cwd, on_finish={"webhook": receiver.url, "message_to": "caller"}))
-            seen = len(receiver.deliveries)
-            if script != "sleep 60" and chance.random() < 0.5:
-                until(lambda seen=seen: len(receiver.deliveries) > seen, "something is sent")
-            place.kill_host()
-            receiver.release.set()
-        client.call("list_runs")
-        for run_id in runs:
-            until(lambda run_id=run_id: _settled(place, run_id), f"everybody is told of {run_id}")
-        by_id = {delivery.message_id: delivery.message for delivery in receiver.deliveries}
-        assert set(by_id) == {delivery_id(run_id) for run_id in runs}
-        letters = _letters(client)
-        assert sorted(letters) == sorted(by_id)
-    assert Home(place.home).owing() == []
-
-
-def _settled(place: Ground, run_id: str) -> bool:
-    done = [event["data"]["channel"] for event in told(place, run_id) if event["type"] == "delivered"]
-    return set(done) == {"webhook", "message_to"}
-
-
-def _letters(client: Bridge) -> list[str]:
-    """The ids of the messages in the caller's inbox."""
-    (inbox,) = Path(client.call("list_runs")["runs"][0]["cwd"], ".orchestrator/sessions").glob("caller.inbox.jsonl")
-    return [json.loads(line)["id"] for line in inbox.read_text().splitlines()]
+    with place.bridge() as client:
+        found = kill_before_delivery(place, client, KILLS, SEED)
+    assert found.broken == [], f"seed {SEED}: {found}"

@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from backends import BACKENDS, SCRIPTED, Backends
+from orchestrator.doors.tools import Tools
+from orchestrator.engine.caller import Caller as EngineCaller
+from orchestrator.engine.engine import Engine
 from orchestrator.engine.outbox import DELAYS, delivery_id
 from orchestrator.errors import OrchestratorError
+from orchestrator.host.agents import agents_door
 from orchestrator.model import JsonObject
 from orchestrator.store.deliveries import Deliveries
 from orchestrator.store.layout import Home, Workspace
@@ -265,3 +270,32 @@ async def test_a_resumed_session_tells_the_same(caller: Caller) -> None:
         again = await caller.tools.call("continue_run", {"run_id": run_id, "text": "say y"})
         await caller.told(again["run_id"], "delivered")
         assert len(receiver.deliveries) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "level", "refused"),
+    [
+        ({"command": ["/bin/true"]}, "workspace_write", "on_finish.command leads out of what"),
+        ({"webhook": "http://127.0.0.1:1/"}, "workspace_write", "on_finish.webhook leads out of what"),
+        ({"message_to": "caller"}, "workspace_write", None),
+        ({"command": ["/bin/true"]}, "full_access", None),
+    ],
+)
+async def test_an_agent_tells_nobody_whom_it_could_not_tell_itself(
+    cwd: Path, given: JsonObject, level: str, refused: str | None
+) -> None:
+    child = {"backend": "scripted", "cwd": str(cwd), "prompt": "final done", "on_finish": given}
+    async with (
+        Engine(Home.default(), Backends({**BACKENDS, **SCRIPTED}).load) as engine,
+        agents_door(engine, scripted=True),
+    ):
+        caller = Caller(Tools(engine, EngineCaller(cwd=cwd, env={"PATH": os.environ["PATH"]})), cwd)
+        run_id = await caller.finished(
+            f"call spawn_run {json.dumps(child)}", permission=level, backend_config={"delegate": True}
+        )
+        said = (await caller.tools.call("get_run", {"run_id": run_id}))["result"]["final_response"]
+        if refused:
+            assert said.startswith("permission_ceiling: ")
+            assert refused in said
+        else:
+            await caller.told(json.loads(said)["run_id"], "delivered")
