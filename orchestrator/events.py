@@ -359,7 +359,8 @@ def _result(data: JsonObject, seq: int, keys: tuple[str, ...]) -> JsonObject:
 def _known(run: Run, event: Event) -> JsonObject:
     """What a run came to that was not completed: its place, and what it leaves."""
     result = _result(event.data, event.seq, ("final_response", *_FACTS))
-    return {"result": result or None, "workspace": event.data.get("workspace", run.workspace)}
+    usage = Usage.from_json(used) if (used := event.data.get("usage")) else run.usage
+    return {"result": result or None, "workspace": event.data.get("workspace", run.workspace), "usage": usage}
 
 
 def _run_completed(run: Run, event: Event) -> JsonObject:

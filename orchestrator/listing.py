@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -87,18 +87,30 @@ def row_of(run: Run) -> JsonObject:
     }
 
 
-def tree_of(home: Home, run_dir: RunDir, run: Run, log_of: Callable[[str], RunLog | None]) -> JsonObject | None:
+def tree_of(
+    home: Home,
+    run_dir: RunDir,
+    run: Run,
+    log_of: Callable[[str], RunLog | None],
+    over: MutableMapping[str, Run] | None = None,
+) -> JsonObject | None:
     """What a run and all below it are and used together; None for one that spawned nothing.
 
     Args:
         log_of: gives the log of a run that lives in this process.
+        over: what is known of runs that are over; what is found out is added.
     """
+    over = {} if over is None else over
     root = run_dir if run.depth == 0 else home.find(RunReader(run_dir).spec().root_run_id or run.run_id)
     found = {run.run_id: run}
     for run_id in member_ids(root)[1:] if root else ():
         with contextlib.suppress(OrchestratorError, OSError):  # it is gone, or damaged: the others are told of
-            log, member = log_of(run_id), home.find(run_id)
-            state = log.run if log else RunReader(member).state().run if member else None
+            log = log_of(run_id)
+            state = log.run if log else over.get(run_id)
+            if state is None and (member := home.find(run_id)):
+                state = RunReader(member).state().run
+            if state is not None and state.terminal:
+                over[run_id] = state
             if state is not None and state.parent_run_id in found:  # members are noted in the order of their spawns
                 found.setdefault(run_id, state)
     if len(found) == 1:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ ARTIFACT_LIMIT = 6_144
 _GATHER_S = 0.004
 """Events seldom come alone: what follows the first one this soon is told in the same answer."""
 _PATIENCE_S = 30.0
+_REMEMBERED = 5_000
 _FILE_POLL_S = 0.02
 """How often a run that another process owns is looked at while somebody waits for it."""
 
@@ -72,6 +74,8 @@ class Queries:
     def __init__(self, engine: Runs) -> None:
         self._engine = engine
         self._index = RunIndex(engine.home)
+        self._over: OrderedDict[str, Run] = OrderedDict()
+        """Members of trees that are over, so that they are read once."""
 
     def find(self, run_id: str | None, agent_name: str | None, cwd: Path) -> RunDir:
         """The run that a call names by exactly one of the two. Looks at the disk, so it is called in a thread.
@@ -108,7 +112,7 @@ class Queries:
                 "workspace": run.workspace,
                 "progress": run.progress,
                 "queue_place": self._engine.place(run.run_id) if run.status is Status.QUEUED else None,
-                "told": await asyncio.to_thread(_told, run_dir) or None,
+                "told": await asyncio.to_thread(_told, self._engine.home, run.run_id) or None,
                 "budget_left": self._engine.left(run.run_id),
                 "tree": await self._tree(run_dir, run),
             }
@@ -117,7 +121,10 @@ class Queries:
         return {**value, "clipped": cut} if cut else value
 
     async def _tree(self, run_dir: RunDir, run: Run) -> JsonObject | None:
-        return await asyncio.to_thread(tree_of, self._engine.home, run_dir, run, self._engine.log_of)
+        tree = await asyncio.to_thread(tree_of, self._engine.home, run_dir, run, self._engine.log_of, self._over)
+        while len(self._over) > _REMEMBERED:
+            self._over.popitem(last=False)
+        return tree
 
     async def list_runs(
         self,
@@ -127,6 +134,7 @@ class Queries:
         limit: int,
         cursor: str | None,
         among: frozenset[str] | None = None,
+        trees: bool = True,
     ) -> JsonObject:
         """A page of runs, newest first.
 
@@ -135,6 +143,7 @@ class Queries:
             filters: any of status, backend, role and session_id, all of which must match.
             cursor: the `next_cursor` of the page before.
             among: the only runs that count; None for all.
+            trees: with what runs and all below them used together.
         """
         status = filters.get("status")
         where = Where(cwd, filters, cursor, among)
@@ -149,7 +158,7 @@ class Queries:
                     continue
             if status is None or run.status == status:
                 row = row_of(run)
-                if run.depth == 0 and (tree := await self._tree(run_dir, run)):
+                if trees and run.depth == 0 and (tree := await self._tree(run_dir, run)):
                     row["tree"] = tree
                 size += json_chars(row) + 1
                 if size > RESULT_CHARS and runs:
@@ -318,9 +327,9 @@ def _short_digest(run: Run) -> JsonObject:
     return {**_digest(run.evolve(pending=())), "summary": run.summary[:40]} | ({"pending": pending} if pending else {})
 
 
-def _told(run_dir: RunDir) -> list[JsonObject]:
+def _told(home: Home, run_id: str) -> list[JsonObject]:
     """Who was told, or is to be told, that the run is over."""
-    told = Deliveries(run_dir).told()
+    told = Deliveries(home, run_id).told()
     return [compact({"channel": name, **dataclasses.asdict(how)}) for name, how in told.items()]
 
 

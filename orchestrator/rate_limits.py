@@ -12,7 +12,7 @@ from orchestrator.events import RateLimited
 
 GO_ON = "The provider takes requests again. Go on with the task."
 """What an agent is told that had begun when its provider took no more requests."""
-LEAST_S = 1.0
+LEAST_S, MOST_S = 1.0, 366 * 86_400.0
 _TRY_AGAIN = re.compile(r"(?:try again|retry) (?:in|after) (\d+(?:\.\d+)?) ?(ms|s|m|h)\w*", re.IGNORECASE)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -28,19 +28,20 @@ class LimitReached(BackendError):
     def __init__(self, words: str, retry_s: float | None = None) -> None:
         super().__init__("agent_error", words)
         self.retry_s = retry_in(words) if retry_s is None else max(retry_s, LEAST_S)
+        """Seconds until it takes requests again; None if that is not known."""
 
 
 def retry_in(words: str) -> float | None:
     """The seconds that a provider's own words name, as in `Please try again in 20s`; None if they name none."""
     match = _TRY_AGAIN.search(words)
-    return max(float(match[1]) * _UNITS[match[2].lower()], LEAST_S) if match else None
+    return min(max(float(match[1]) * _UNITS[match[2].lower()], LEAST_S), MOST_S) if match else None
 
 
 def seconds_until(timestamp: Any) -> float | None:
-    """The seconds until a time in seconds since 1970; None if it is none, or past."""
+    """The seconds until a time in seconds since 1970; None if it is none, past, or farther away than makes sense."""
     if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float)):
         return None
-    return left if (left := timestamp - time.time()) > 0 else None
+    return left if 0 < (left := timestamp - time.time()) < MOST_S else None
 
 
 async def wait_out(ctx: RunContext, limit: LimitReached) -> None:

@@ -261,10 +261,11 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- budgets, and being told
     Behaviour("budget/runs", _COMPLETION, "A run over its budget ends with its work kept, by one turn over at most.", (
         "unit/budgets::a_run_*", "unit/budgets::what_is_used_*", "unit/budgets::a_session_*",
-        "unit/budgets::a_budget_that_*", "system/budget_tree::a_run_*")),
+        "unit/budgets::a_budget_that_*", "unit/budgets::checks_*", "system/budget_tree::a_run_*")),
     Behaviour("budget/trees", _COMPLETION, "Runs share the budgets of those above them; a child's own is reserved.", (
         "unit/budgets::children_*", "unit/budgets::a_childs_*", "unit/budgets::what_is_reserved_*",
         "unit/budgets::times_*", "unit/budgets::an_agent_that_*", "unit/budgets::a_tree_*", "unit/budgets::one_that_*",
+        "unit/budgets::a_spawn_*", "unit/budgets::what_a_child_*", "unit/budgets::what_is_held_*",
         "unit/budgets::a_child_over_*", "unit/budgets::a_budget_of_*", "unit/budgets::no_order_*",
         "system/budget_tree::five_*", "system/budget_tree::a_childs_*")),
     Behaviour("budget/rate-limits", _COMPLETION, "A provider's limit holds a queue and fails no run.", (

@@ -129,14 +129,18 @@ class Drive:
 
     async def _converse(self, talk: Talk, content: list[JsonObject], watch: Watch) -> Outcome:
         """Says the prompt, tells what comes, and returns how it ended."""
+        completed = False
         try:
             result = await talk.converse(content, watch, self._options.background_wait_s)
+            completed = not result.is_error
         finally:
             self._count(talk.results)
             for update in self._told.interrupted():
                 await self._ctx.emit(update)
-        await self._ctx.spend(self._usage, more=False)
+            if not completed:  # whose usage stands in its end
+                await self._ctx.spend(self._usage, more=False)
         if result.is_error and talk.error is not None and talk.error.error == "rate_limit":
+            await self._ctx.spend(self._usage, more=True)
             raise LimitReached(result.result or "the provider's limit is reached", seconds_until(talk.limited_until))
         return ends.outcome_of(result, talk.error, self._usage, self._told.misfit)
 

@@ -173,7 +173,8 @@ class Talk:
 
     async def _steer(self) -> None:
         async for message in self._ctx.steering():
-            await self._say(content_of(message))
+            if not self._ctx.metered or await self._has_budget():
+                await self._say(content_of(message))
 
     async def _read(self, watch: Watch) -> None:
         """Tells what comes, for as long as something comes."""

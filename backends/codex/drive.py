@@ -186,6 +186,7 @@ class Drive:
                 await self._ctx.emit(update)
         await self._ctx.spend(self._told.usage, more=False)
         if (words := ends.limit_words(turn, conversation.limited_until)) is not None:
+            await self._ctx.spend(self._told.usage, more=True)
             raise LimitReached(words, seconds_until(conversation.limited_until))
         return ends.outcome_of(turn, self._told, stopped=conversation.stopped)
 

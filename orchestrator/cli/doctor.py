@@ -139,7 +139,7 @@ def _processes(reach: Reach) -> Iterator[Finding]:
 def _deliveries(reach: Reach) -> Iterator[Finding]:
     """Who was to be told of the end of a run, and has not been."""
     for run_dir in reach.home.owing():
-        for channel, told in Deliveries(run_dir).told().items():
+        for channel, told in Deliveries(reach.home, run_dir.run_id).told().items():
             if told.status == "pending":
                 words = f"{channel} of {run_dir.run_id}, tried {told.attempts} times: {told.error}"
                 yield Finding("deliveries", "note", words, "see to the receiver; a running host tries again")

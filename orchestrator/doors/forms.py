@@ -14,6 +14,8 @@ from orchestrator.model import JsonObject, as_array, as_object
 
 KEY_SEPARATOR = "/"
 MESSAGE_CHARS = 4_000
+MOST_FORMS = 16
+"""Known clients show no more of one task."""
 
 
 class Form(NamedTuple):
@@ -56,6 +58,17 @@ def answer_of(key: str, action: str, content: Any) -> JsonObject | None:
     if isinstance(decision, str) and decision:
         return {**about, "decision": decision, **said}
     return {**about, **said} if said else None
+
+
+def run_of(key: str) -> str:
+    """The run whose request a key names."""
+    return key.partition(KEY_SEPARATOR)[0]
+
+
+def requests_of(forms: list[Form]) -> JsonObject:
+    """Forms as requests of elicitation, by their keys."""
+    params = {f.key: {"mode": "form", "message": f.message, "requestedSchema": f.schema} for f in forms[:MOST_FORMS]}
+    return {key: {"method": "elicitation/create", "params": given} for key, given in params.items()}
 
 
 def _message(run: JsonObject, request: JsonObject) -> str:

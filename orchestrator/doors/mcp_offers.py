@@ -35,7 +35,7 @@ class Offers:
 
     async def get_prompt(self, _ctx: Any, params: types.GetPromptRequestParams) -> types.GetPromptResult:
         """One message of the user."""
-        with _as_protocol_errors():
+        with as_protocol_errors():
             given = await asyncio.to_thread(self._with_backend, params.arguments or {})
             text = fill(params.name, given, self._tools.caller.cwd)
         said = types.PromptMessage(role="user", content=types.TextContent(type="text", text=text))
@@ -76,7 +76,7 @@ class Offers:
 
     async def read_resource(self, _ctx: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         """One resource, whole."""
-        with _as_protocol_errors(uri=params.uri):
+        with as_protocol_errors(uri=params.uri):
             content = await resources.read(self._tools, params.uri)
         text = types.TextResourceContents(uri=params.uri, mime_type=content.mime, text=content.text)
         return types.ReadResourceResult(contents=[text])
@@ -90,7 +90,7 @@ class Offers:
 
 
 @contextlib.contextmanager
-def _as_protocol_errors(**about: str) -> Generator[None]:
+def as_protocol_errors(**about: str) -> Generator[None]:
     """What is no tool has no error results: a refusal is an error of the protocol, with the same sentence."""
     try:
         yield

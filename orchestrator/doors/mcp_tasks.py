@@ -8,9 +8,8 @@ that the server asks while the call is under way.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import mcp_types as types
@@ -19,9 +18,10 @@ from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from orchestrator.doors.forms import Form, answer_of, forms_of
-from orchestrator.doors.tasks import EXTENSION, MOST_FORMS, Tasks, result_of
-from orchestrator.doors.tools import LONGEST_WAIT_S, Tools
+from orchestrator.doors.forms import Form, answer_of, forms_of, requests_of
+from orchestrator.doors.mcp_offers import as_protocol_errors
+from orchestrator.doors.tasks import EXTENSION, Tasks, result_of
+from orchestrator.doors.tools import Tools
 from orchestrator.errors import OrchestratorError
 from orchestrator.model import JsonObject, as_object
 
@@ -114,41 +114,36 @@ class Waiting:
 
     async def _get(self, ctx: Context, params: TaskId) -> JsonObject:
         _check(ctx)
-        with _as_protocol_errors():
+        with as_protocol_errors():
             return await self._tasks.get(params.task_id, asks=declares_forms(ctx))
 
     async def _update(self, ctx: Context, params: TaskUpdate) -> JsonObject:
         _check(ctx)
-        with _as_protocol_errors():
+        with as_protocol_errors():
             await self._tasks.update(params.task_id, params.input_responses)
         return {}
 
     async def _cancel(self, ctx: Context, params: TaskId) -> JsonObject:
         _check(ctx)
-        with _as_protocol_errors():
+        with as_protocol_errors():
             await self._tasks.cancel(params.task_id)
         return {}
 
     # ---- a person
 
     async def _asking(self, ctx: Context, params: types.CallToolRequestParams, arguments: dict[str, Any]) -> Any:
-        loop = asyncio.get_running_loop()
-        left_s = min(arguments.get("wait_ms", 20_000) / 1000, LONGEST_WAIT_S) if _is_number(arguments) else 0.0
-        deadline = loop.time() + left_s
         unsaid = await self._given(params)
         while True:
-            wait_ms = max(0, int((deadline - loop.time()) * 1000)) if _is_number(arguments) else arguments["wait_ms"]
-            result = await self._call("wait_runs", {**arguments, "wait_ms": wait_ms})
+            result = await self._call("wait_runs", arguments)
             runs: list[JsonObject] = (as_object(result.structured_content) or {}).get("runs", [])
-            forms = [form for form in forms_of(runs) if form.key not in unsaid][:MOST_FORMS]
+            forms = [form for form in forms_of(runs) if form.key not in unsaid]
             if not forms:
                 return result
             if is_modern(ctx):
-                return types.InputRequiredResult(input_requests={form.key: _request(form) for form in forms})
+                return types.InputRequiredResult.model_validate({"inputRequests": requests_of(forms)})
             for form in forms:
                 if not await self._ask(ctx, form):
                     unsaid.add(form.key)
-            deadline = max(deadline, loop.time() + left_s)  # a person's time is not the run's
 
     async def _given(self, params: types.CallToolRequestParams) -> set[str]:
         """Takes the answers that came with a call made again. Returns the keys of those who said nothing."""
@@ -177,15 +172,6 @@ class Waiting:
         return False
 
 
-def _request(form: Form) -> types.ElicitRequest:
-    return types.ElicitRequest(params=types.ElicitRequestFormParams(message=form.message, requested_schema=form.schema))
-
-
-def _is_number(arguments: dict[str, Any]) -> bool:
-    wait_ms = arguments.get("wait_ms", 0)
-    return isinstance(wait_ms, (int, float)) and not isinstance(wait_ms, bool)
-
-
 def _check(ctx: Context) -> None:
     """Refuses questions about tasks from who knows none.
 
@@ -197,11 +183,3 @@ def _check(ctx: Context) -> None:
     if not declares_tasks(ctx):
         needed: JsonObject = {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
         raise MCPError(types.MISSING_REQUIRED_CLIENT_CAPABILITY, f"this needs the extension {EXTENSION}", needed)
-
-
-@contextlib.contextmanager
-def _as_protocol_errors() -> Generator[None]:
-    try:
-        yield
-    except OrchestratorError as error:
-        raise MCPError(types.INVALID_PARAMS, error.sentence) from error

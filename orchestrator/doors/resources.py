@@ -106,8 +106,7 @@ async def mark(tools: Tools, uri: str) -> Mark:
         OrchestratorError: there is none of that name, or it cannot be watched.
     """
     if uri == RUNS:
-        runs = (await tools.call("list_runs", {}))["runs"]
-        return Mark([(run["run_id"], run["status"], run["summary"]) for run in runs])
+        return Mark([(run["run_id"], run["status"], run["summary"]) for run in await tools.rows()])
     if not uri.startswith("run://"):
         raise InvalidArgument(f"{uri[:200]!r} cannot be watched; {RUNS} and the resources of runs can")
     run_id, part = _run_and_part(uri)

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from orchestrator.doors.forms import Form, answer_of, forms_of
+from orchestrator.doors.forms import answer_of, forms_of, requests_of, run_of
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import AlreadyAnswered, InvalidArgument, NotFound, WrongState
 from orchestrator.model import TERMINAL, WAITING, JsonObject, as_object, now
@@ -22,8 +22,6 @@ from orchestrator.store.tasks import TTL_S, find_task, new_task, save_task
 
 EXTENSION = "io.modelcontextprotocol/tasks"
 POLL_MS = 1_000
-MOST_FORMS = 16
-"""Known clients show no more of one task."""
 
 
 class Tasks:
@@ -142,7 +140,7 @@ class Tasks:
 
     def _of_wait(self, document: JsonObject, wanted: JsonObject, *, asks: bool) -> JsonObject:
         forms = forms_of(document["runs"]) if asks and wanted.get("ask_person") else []
-        asked = {form.key.partition("/")[0] for form in forms}
+        asked = {run_of(form.key) for form in forms}
         settled = [run["status"] in (TERMINAL | WAITING) and run["run_id"] not in asked for run in document["runs"]]
         done = all(settled) if wanted.get("until") == "all" else any(settled)
         if done:
@@ -151,12 +149,6 @@ class Tasks:
         if forms:
             return {"status": "input_required", "statusMessage": told, "inputRequests": requests_of(forms)}
         return {"status": "working", "statusMessage": told}
-
-
-def requests_of(forms: list[Form]) -> JsonObject:
-    """Forms as requests of elicitation, by their keys."""
-    params = {f.key: {"mode": "form", "message": f.message, "requestedSchema": f.schema} for f in forms[:MOST_FORMS]}
-    return {key: {"method": "elicitation/create", "params": given} for key, given in params.items()}
 
 
 def result_of(document: JsonObject) -> JsonObject:

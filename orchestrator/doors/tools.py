@@ -151,14 +151,20 @@ class Tools:
         cancelled_at = run.completed_at if run.status == "cancelled" else None
         return compact({"run_id": run.run_id, "status": run.status, "cancelled_at": cancelled_at})
 
-    async def _list_runs(self, given: JsonObject) -> JsonObject:
+    async def rows(self) -> list[JsonObject]:
+        """The newest runs, as a list shows each."""
+        return (await self._list_runs({"limit": 20}, trees=False))["runs"]
+
+    async def _list_runs(self, given: JsonObject, *, trees: bool = True) -> JsonObject:
         where = given.get("cwd")
         cwd = None if where == "*" else await asyncio.to_thread(self._cwd, where)
         if (cursor := given.get("cursor")) is not None:
             checked(cursor, RUN_ID, "cursor")
         filters = {name: given[name] for name in ("status", "backend", "role", "session_id") if name in given}
         among = await asyncio.to_thread(self._engine.kin.tree_of, self.caller) if self.caller.bound else None
-        return await self._queries.list_runs(cwd=cwd, filters=filters, limit=given["limit"], cursor=cursor, among=among)
+        return await self._queries.list_runs(
+            cwd=cwd, filters=filters, limit=given["limit"], cursor=cursor, among=among, trees=trees
+        )
 
     async def _get_event_artifact(self, given: JsonObject) -> JsonObject:
         return await self._queries.get_event_artifact(

@@ -18,11 +18,14 @@ from orchestrator.backend import Ability
 from orchestrator.errors import LimitExceeded, OrchestratorError, Unsupported
 from orchestrator.limits import BUDGETS, KEPT_BY_BACKENDS
 from orchestrator.model import JsonObject, Run, RunSpec, Usage
+from orchestrator.store.artifacts import stored_bytes
 from orchestrator.store.layout import Home
 from orchestrator.store.members import member_ids
 from orchestrator.store.reader import RunReader, sealed_spec
 
 logger = logging.getLogger(__name__)
+
+MB = 1_000_000
 
 
 def amounts_of(usage: Usage) -> dict[str, float]:
@@ -40,9 +43,16 @@ class Account:
     Args:
         limits: its own budgets.
         parent: the account of the run that spawned it.
+        used: what the run used before.
     """
 
-    def __init__(self, run_id: str, limits: Mapping[str, float], parent: Account | None) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        limits: Mapping[str, float],
+        parent: Account | None,
+        used: Mapping[str, float] | None = None,
+    ) -> None:
         self.run_id = run_id
         self.limits = {name: limits[name] for name in BUDGETS if name in limits}
         self.parent = parent
@@ -50,8 +60,29 @@ class Account:
         self.used: dict[str, float] = {}
         self.stop: Callable[[str], None] | None = None
         """Ends the run, which is live; None for one that is not."""
+        self._spent: dict[str, float] = {}
+        self._living = 0
+        self._reserving = frozenset[str]()
+        """The budgets that some run below has of its own: only of these anything can be held back."""
         if parent is not None:
             parent.children.append(self)
+            for above in parent.lineage:
+                above._reserving |= self.limits.keys()
+        self._add(used or {})
+
+    def begin(self, stop: Callable[[str], None]) -> None:
+        """The run lives."""
+        if self.stop is None:
+            for account in self.lineage:
+                account._living += 1
+        self.stop = stop
+
+    def close(self) -> None:
+        """The run uses nothing more: what was reserved and not used is free again."""
+        if self.stop is not None:
+            self.stop = None
+            for account in self.lineage:
+                account._living -= 1
 
     @property
     def lineage(self) -> Iterator[Account]:
@@ -70,22 +101,33 @@ class Account:
 
     @property
     def live(self) -> bool:
-        """Whether anything may still be used."""
-        return any(account.stop for account in self.below)
+        """Whether it or anything below it may still use something."""
+        return self._living > 0
 
     def spent(self, name: str) -> float:
         """What the run and those below it used."""
-        return sum(account.used.get(name, 0.0) for account in self.below)
+        return self._spent.get(name, 0.0)
 
     def held(self, name: str) -> float:
-        """The same, with what is reserved for those below it."""
-        return self.used.get(name, 0.0) + sum(child.charge(name) for child in self.children)
+        """The same, with what is reserved for those below it and not used."""
+        return self.spent(name) + self._reserved(name)
 
-    def charge(self, name: str) -> float:
-        """What counts as used to those above it."""
-        if name in self.limits and self.live:
-            return max(self.limits[name], self.spent(name))
-        return self.held(name)
+    def _reserved(self, name: str) -> float:
+        if name not in self._reserving:
+            return 0.0
+        return sum(
+            (max(0.0, child.limits[name] - child.spent(name)) if child.live else 0.0)
+            if name in child.limits
+            else child._reserved(name)
+            for child in self.children
+        )
+
+    def _add(self, amounts: Mapping[str, float]) -> None:
+        for name, amount in amounts.items():
+            more = amount - self.used.get(name, 0.0)
+            self.used[name] = amount
+            for account in self.lineage:
+                account._spent[name] = account._spent.get(name, 0.0) + more
 
     def watches(self, names: tuple[str, ...]) -> bool:
         """Whether a budget of one of these names holds for the run."""
@@ -107,7 +149,7 @@ class Account:
         Returns:
             False if it may begin nothing more.
         """
-        self.used |= amounts
+        self._add(amounts)
         spared = None if more else self
         over = False
         for account in self.lineage:
@@ -162,13 +204,13 @@ class Budgets:
             return None
         if spec.root_run_id and spec.parent_run_id not in self._accounts:
             await self._load(spec.root_run_id)
-        return self._enter(spec, run)
+        return self._enter(spec, run, await asyncio.to_thread(stored_bytes, self._home.find(spec.run_id)))
 
     def close(self, run_id: str) -> None:
         """The run is over, and what it used is told: what was reserved and not used is free again."""
         if (account := self._accounts.get(run_id)) is None:
             return
-        account.stop = None
+        account.close()
         root = list(account.lineage)[-1]
         if not root.live:
             for one in root.below:
@@ -216,26 +258,26 @@ class Budgets:
 
     async def _load(self, root_run_id: str) -> None:
         """Enters those of a tree that are not known here."""
-        for spec, run in await asyncio.to_thread(self._read, root_run_id):
-            self._enter(spec, run)
+        for spec, run, stored in await asyncio.to_thread(self._read, root_run_id):
+            self._enter(spec, run, stored)
 
-    def _read(self, root_run_id: str) -> list[tuple[RunSpec, Run]]:
+    def _read(self, root_run_id: str) -> list[tuple[RunSpec, Run, int]]:
         root = self._home.find(root_run_id)
-        found: list[tuple[RunSpec, Run]] = []
+        found: list[tuple[RunSpec, Run, int]] = []
         for run_id in member_ids(root) if root else ():
             try:
                 if run_dir := self._home.find(run_id):
-                    found.append((sealed_spec(self._home, run_dir), RunReader(run_dir).state().run))
+                    run = RunReader(run_dir).state().run
+                    found.append((sealed_spec(self._home, run_dir), run, stored_bytes(run_dir)))
             except (OrchestratorError, OSError) as error:
                 logger.warning("what %s used is not known: %s", run_id, error)
         return found
 
-    def _enter(self, spec: RunSpec, run: Run) -> Account:
+    def _enter(self, spec: RunSpec, run: Run, stored: int) -> Account:
         account = self._accounts.get(spec.run_id)
         if account is None:
             parent = self._accounts.get(spec.parent_run_id or "")
-            account = self._accounts[spec.run_id] = Account(spec.run_id, spec.limits, parent)
-            account.used["max_events"] = run.last_seq
-            if run.usage:
-                account.used |= amounts_of(run.usage)
+            used = {"max_events": run.last_seq, "max_artifact_mb": stored / MB}
+            used |= amounts_of(run.usage) if run.usage else {}
+            account = self._accounts[spec.run_id] = Account(spec.run_id, spec.limits, parent, used)
         return account

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 HEAD_BYTES, TAIL_BYTES = 256 * 1024, 768 * 1024
 """Of a command's output, what is kept of its beginning and of its end."""
@@ -23,6 +23,7 @@ class Ran(NamedTuple):
     exit_code: int | None
     output: str
     duration_ms: int
+    started: bool = True
 
 
 async def run_command(
@@ -34,18 +35,18 @@ async def run_command(
         given: what it reads on stdin.
     """
     began = time.monotonic()
+    stdin = await asyncio.to_thread(_file_of, given) if given else open(os.devnull, "rb")  # noqa: ASYNC230, PTH123, SIM115
     ours, theirs = os.pipe()
-    stdin = await asyncio.to_thread(_file_of, given)
     try:
         process = await asyncio.create_subprocess_exec(
             *argv, cwd=cwd, env=dict(env), start_new_session=True, stdin=stdin, stdout=theirs, stderr=theirs,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         os.close(ours)
-        return Ran(127, f"it cannot be started: {error}", 0)
+        return Ran(127, f"it cannot be started: {error}", 0, started=False)
     finally:
         os.close(theirs)
-        os.close(stdin)
+        stdin.close()
     output = _Output()
     reading = asyncio.create_task(output.read(ours))
     exit_code: int | None = None
@@ -64,12 +65,12 @@ async def run_command(
     return Ran(exit_code, output.text, int((time.monotonic() - began) * 1000))
 
 
-def _file_of(text: bytes) -> int:
-    """A descriptor of a file without a name that holds the text."""
-    with tempfile.TemporaryFile() as file:
-        file.write(text)
-        file.seek(0)
-        return os.dup(file.fileno())
+def _file_of(text: bytes) -> IO[bytes]:
+    """A file without a name that holds the text."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  closed by who reads it
+    file.write(text)
+    file.seek(0)
+    return file
 
 
 class _Output:

@@ -39,6 +39,7 @@ from orchestrator.errors import (
     nearest,
 )
 from orchestrator.model import Answer, JsonObject, Message, ProfileRef, Run, RunSpec, Status, new_id, now
+from orchestrator.on_finish import on_finish_of
 from orchestrator.profiles import Profile
 from orchestrator.store import sessions
 from orchestrator.store.create import Created, create_run, find_run
@@ -191,7 +192,7 @@ class Engine:
         async with self._children:
             settings, parent = await asyncio.to_thread(self._bounds, caller)
             await asyncio.to_thread(tree.check_depth, settings, parent)
-            if parent is not None:
+            if parent is not None and not await asyncio.to_thread(_is_known, request):
                 wanted = Asked(request.spec.limits, backend.name, backend.abilities)
                 await self.lives.budgets.check(parent.spec, wanted)
             return await uninterrupted(self._begin(request, backend, caller))
@@ -326,6 +327,7 @@ class Engine:
             resumed_from_run_id=run.run_id,
             client_cwd=caller.cwd,
             workspace=spawn.going_on(old),
+            on_finish=on_finish_of(old.on_finish or {}, None if parent else settings),
             permission=permission,
             on_approval=on_approval,
             **spawn.lineage(parent, old.limits),
@@ -371,3 +373,11 @@ class Engine:
             "which takes no commands from here; use the client that spawned it",
             socket=owner.get("socket"),
         )
+
+
+def _is_known(request: spawn.Request) -> bool:
+    """Whether a run was made by the same idempotency key: it is found again, whatever is left for others."""
+    if request.idempotency_key is None:
+        return False
+    digest = sessions.key_digest(request.idempotency_key)
+    return sessions.find_key(Workspace(request.spec.cwd), digest) is not None

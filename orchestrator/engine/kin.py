@@ -25,11 +25,13 @@ class Kin:
 
     def tree_of(self, caller: Caller) -> frozenset[str]:
         """The runs of the tree that an agent belongs to."""
-        root = self._home.find(own) if (own := self._own_root(caller)) else None
-        if root is None:
-            return frozenset()
-        members = (run_id for run_id in member_ids(root) if self._root_of(run_id) == root.run_id)
-        return frozenset(members)
+        own = self._own_root(caller)
+        return frozenset(self.members(own)) if own else frozenset()
+
+    def members(self, root_run_id: str) -> list[str]:
+        """The runs of a tree, its root first, by what they were sealed with."""
+        root = self._home.find(root_run_id)
+        return [run_id for run_id in member_ids(root) if self._root_of(run_id) == root_run_id] if root else []
 
     def is_in_tree(self, run_id: str, caller: Caller) -> bool:
         """Whether a run is of the tree that an agent belongs to."""

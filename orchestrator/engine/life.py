@@ -43,7 +43,7 @@ from orchestrator.events import (
     waiting_status,
 )
 from orchestrator.logs import RUN_ID
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status, Usage
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status, Usage, now
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import lost_credentials, renewed, secrets_of
 
@@ -52,9 +52,7 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 10.0
 """How long a backend may clean up after a cancellation before the run is ended without it."""
 SHUTDOWN_GRACE_S = 0.25
-LONGEST_REST_S = 86_400.0
-"""How long a run waits for its provider, in all, before it fails instead."""
-WAIT = "wait, then call continue_run with text to go on in the same session"
+LONGEST_REST_S = 86_400.0  # that a run waits for its provider, in all, before it fails instead
 
 
 class Life:
@@ -105,7 +103,7 @@ class Life:
         self.settings = settings
         self._slot: Slot | None = None
         self.meter = Meter(log, account)
-        self._rest_s = 0.0
+        self._rest_s, self._limited_s = 0.0, None
         self._work = Work(self, backend, shared)
         self._stop = asyncio.get_running_loop().create_future()
         self._over = asyncio.Event()
@@ -213,15 +211,16 @@ class Life:
 
     async def rest(self) -> None:
         """See `RunContext.rest`."""
-        self._rest_s += (seconds := self._slots.held_for(self.spec.backend))
+        assert self._slot
+        own_s, self._limited_s = self._limited_s or 0.0, None
+        self._rest_s += max(own_s, self._slots.held_for(self.spec.backend))
         if self._rest_s > LONGEST_REST_S:
-            words = f"the provider takes no requests, for another {seconds / 60:.0f} minutes"
-            raise BackendError("agent_error", words, next_step=WAIT)
-        self.pause()
-        try:
-            await self._slots.released(self.spec.backend)
-        finally:
-            self.go()
+            words, then = "the provider takes no requests for more than a day", "wait, then call continue_run with text"
+            raise BackendError("agent_error", words, next_step=then)
+        self._clock.pause()
+        await self._slot.rest(self.spec.run_id, self.spec.backend, own_s)
+        self._clock.go()
+        await self.log.append("status_changed", lambda run: {"status": run.status})
 
     async def emit(self, update: Update) -> None:
         """See `RunContext.emit`."""
@@ -241,8 +240,9 @@ class Life:
                 await self._ensure_started()
                 await self.log.add_chunk(update)
             case RateLimited():
-                first_s = self.settings.rate_limit_wait_s
-                until = self._slots.hold(self.spec.backend, update.retry_s, first_s)
+                self._limited_s = update.retry_s
+                held = self._slots.hold(self.spec.backend, update.retry_s, self.settings.rate_limit_wait_s)
+                until = now(update.retry_s) if update.retry_s else held
                 await self._tell_detail(f"rate_limited until {until}: {update.words}"[:500])
             case Progress() | RemoteRef():
                 await self._ensure_started()
@@ -323,6 +323,8 @@ class Life:
             with contextlib.suppress(StoreError):
                 await self.log.end_artifacts()
             facts = await self._work.facts(outcome)
+            self.meter.close()
+            facts |= {"usage": used.to_json()} if (used := self.meter.total) else {}
             told = partial(last_event, self.spec, self.log.run, bound=self._bound, facts=facts)
             await write_end(self.log, outcome, told, self._leaving)
             await self._work.close()

@@ -158,7 +158,7 @@ class Lives:
             hosted=hosted, face=face, shared=self._shared, account=account,
         )  # fmt: skip
         if account is not None:
-            account.stop = lambda why: life.stop(Stop("budget", why))
+            account.begin(lambda why: life.stop(Stop("budget", why)))
         self._lives[spec.run_id] = life
         for caller in self._callers:
             life.lend(caller.cwd, caller.agent_env)
@@ -182,7 +182,7 @@ class Lives:
             if life.log.run.terminal:
                 await self.settle(life.spec.run_id)
                 if life.spec.on_finish and not self.closing:
-                    self.outbox.begin(life.log.dir, life.lent_env)
+                    self.outbox.begin(life.log.dir, life.spec, life.lent_env)
 
     async def settle(self, run_id: str) -> None:
         """Takes a run that is over out of the index of live runs."""

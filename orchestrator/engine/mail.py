@@ -30,7 +30,6 @@ from orchestrator.model import JsonObject, Message, Run, RunSpec, Status, compac
 from orchestrator.store.inbox import Inbox
 from orchestrator.store.layout import RUN_ID, RunDir, Workspace
 from orchestrator.store.masking import Mask, secrets_of
-from orchestrator.store.members import member_ids
 from orchestrator.store.reader import sealed_spec
 
 if TYPE_CHECKING:
@@ -230,7 +229,7 @@ def callers_place(engine: Engine, own: RunSpec) -> Workspace:
 
 
 async def tell_of_end(engine: Engine, spec: RunSpec, to: str, message_id: str, text: str) -> None:
-    """Writes to an agent, or to the caller, that a run is over: into its work if it takes that, otherwise its inbox.
+    """Writes to an agent, or to the caller, that a run is over: to its inbox, and into its work if it takes that.
 
     Args:
         message_id: a message of this id that is there already is not written again.
@@ -246,13 +245,12 @@ async def tell_of_end(engine: Engine, spec: RunSpec, to: str, message_id: str, t
         await asyncio.to_thread(_append_once, Inbox(workspace, None), letter)
         return
     agent = await _newest(engine, spec, to)
+    inbox = Inbox(agent.run_dir.workspace, agent.run.session_id)
+    new = await asyncio.to_thread(_append_once, inbox, letter)
     life = engine.lives.get(agent.run.run_id)
-    if life is not None and agent.run.status is Status.RUNNING:
+    if new and life is not None and agent.run.status is Status.RUNNING:
         with contextlib.suppress(OrchestratorError):  # it takes nothing just now: it finds the message when it looks
             await life.steer(Message.of_text(f"Message {message_id} from {spec.agent_name}: {text}"))
-            return
-    inbox = Inbox(agent.run_dir.workspace, agent.run.session_id)
-    await asyncio.to_thread(_append_once, inbox, letter)
 
 
 async def _newest(engine: Engine, spec: RunSpec, name: str) -> Agent:
@@ -270,11 +268,13 @@ def _near(engine: Engine, spec: RunSpec) -> list[RunDir]:
     if spec.root_run_id is None:
         workspace = Workspace(spec.cwd)
         return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
-    root = engine.home.find(spec.root_run_id)
-    ids = sorted(member_ids(root), reverse=True) if root else []
+    ids = sorted(engine.kin.members(spec.root_run_id), reverse=True)
     return [run_dir for run_id in ids if (run_dir := engine.home.find(run_id))]
 
 
-def _append_once(inbox: Inbox, letter: JsonObject) -> None:
-    if all(known.get("id") != letter["id"] for known in inbox.after(0)):
+def _append_once(inbox: Inbox, letter: JsonObject) -> bool:
+    """Whether the letter is new there."""
+    new = all(known.get("id") != letter["id"] for known in inbox.after(0))
+    if new:
         inbox.append(letter)
+    return new

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from orchestrator.engine.budget import Account, amounts_of
+from orchestrator.engine.budget import MB, Account, amounts_of
 from orchestrator.limits import KEPT_BY_BACKENDS
 from orchestrator.model import Usage
 from orchestrator.store.log import RunLog
-
-_MB = 1_000_000
 
 
 class Meter:
@@ -26,6 +24,8 @@ class Meter:
         """What this one did, as far as it is known."""
         self.metered = account is not None and account.watches(KEPT_BY_BACKENDS)
         self._counting = account is not None and account.watches(("max_events", "max_artifact_mb"))
+        self._stored_before = account.used.get("max_artifact_mb", 0.0) * MB if account else 0.0
+        """By the owners before this one."""
 
     @property
     def total(self) -> Usage | None:
@@ -46,14 +46,23 @@ class Meter:
         return self._account is None or self._account.use(amounts_of(total), more=more)
 
     def end_attempt(self, usage: Usage | None) -> None:
-        """The agent is done, for this time, and says what it used."""
+        """The agent is done, for this time, and says what it used; the run's last event tells it."""
         self._now = usage or self._now
         self._before, self._now = self.total, None
         if self._before:
             self._charge(self._before, more=False)
 
+    def may_go_on(self) -> bool:
+        """Whether there is budget for another attempt. If not, the run is being ended."""
+        return self.total is None or self._charge(self.total, more=True)
+
     def count(self) -> None:
         """Something was written to the log."""
         if self._counting and self._account:
-            written = {"max_events": self._log.run.last_seq, "max_artifact_mb": self._log.stored_bytes / _MB}
-            self._account.use(written, more=True)
+            stored = (self._stored_before + self._log.stored_bytes) / MB
+            self._account.use({"max_events": self._log.run.last_seq, "max_artifact_mb": stored}, more=True)
+
+    def close(self) -> None:
+        """The run uses nothing more: what was reserved for it is free, before anybody hears that it is over."""
+        if self._account:
+            self._account.close()

@@ -36,12 +36,12 @@ class _Hold:
 
     until: float
     seconds: float
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    over: bool = False
 
 
 WAITING_FOR_SLOT = "waiting_for_slot"
 """Detail of a run that is queued because as many as may work are at work."""
-LONGEST_GUESS_S = 900.0
+LONGEST_HOLD_S = 900.0
 
 
 class Slots:
@@ -74,14 +74,16 @@ class Slots:
         """Begins no run of a backend for so long; one that is held longer already stays so. Returns until when.
 
         Args:
-            seconds: None if nobody knows: then it is a guess, twice as long as the one before it.
+            seconds: None if nobody knows: then it is a guess, twice as long as the one before it. A long time is cut:
+                the next run may find that it is over, or have another account.
         """
         loop = asyncio.get_running_loop()
         hold, past = self._hold_of(backend), self._holds.get(backend)
         if seconds is None:
             recent = past is not None and loop.time() < past.until + 2 * past.seconds
             guess = 2 * past.seconds if past and recent else first_guess_s
-            seconds = past.until - loop.time() if past and hold else min(guess, LONGEST_GUESS_S)
+            seconds = past.until - loop.time() if past and hold else guess
+        seconds = min(seconds, LONGEST_HOLD_S)
         until = loop.time() + seconds
         if hold is None:
             self._holds[backend] = hold = _Hold(until, seconds)
@@ -96,12 +98,12 @@ class Slots:
             loop.call_at(hold.until, self._release, backend, hold)
             return
         hold.until = min(hold.until, loop.time())
-        hold.over.set()
+        hold.over = True
         self._move_up()
 
     def _hold_of(self, backend: str) -> _Hold | None:
         hold = self._holds.get(backend)
-        return hold if hold and not hold.over.is_set() else None
+        return hold if hold and not hold.over else None
 
     def held_until(self, backend: str) -> str | None:
         """When runs of a backend begin again; None if they do now."""
@@ -114,11 +116,6 @@ class Slots:
         hold = self._hold_of(backend)
         return hold.until - asyncio.get_running_loop().time() if hold else 0.0
 
-    async def released(self, backend: str) -> None:
-        """Returns when runs of a backend may go on."""
-        while hold := self._hold_of(backend):
-            await hold.over.wait()
-
     # ---- slots
 
     def place(self, run_id: str) -> int | None:
@@ -128,18 +125,21 @@ class Slots:
     @contextlib.asynccontextmanager
     async def slot(self, run_id: str, priority: int, backend: str) -> AsyncGenerator[Slot]:
         """Waits for a slot, and holds it for the block."""
-        if self.why_wait(backend) is None:
-            self._held += 1
-        else:
-            await self._wait(run_id, priority, backend)
+        await self.take(run_id, priority, backend)
         slot = Slot(self)
         try:
             yield slot
         finally:
             slot.give_back()
 
+    async def take(self, run_id: str, priority: int, backend: str) -> None:
+        """Waits for a slot. Returns with one held."""
+        if self.why_wait(backend) is None:
+            self._held += 1
+        else:
+            await self._wait(run_id, priority, backend)
+
     async def _wait(self, run_id: str, priority: int, backend: str) -> None:
-        """Returns with a slot held."""
         self._count += 1
         waiting = _Waiting(priority, self._count, run_id, backend, asyncio.get_running_loop().create_future())
         bisect.insort(self._waiting, waiting)
@@ -169,6 +169,10 @@ class Slots:
         self._move_up()
 
 
+FIRST = -1
+"""Before every priority that a caller may give: of those who had begun."""
+
+
 class Slot:
     """One held slot."""
 
@@ -187,3 +191,10 @@ class Slot:
         if not self._held:
             self._held = True
             self._slots.changed(1)
+
+    async def rest(self, run_id: str, backend: str, least_s: float = 0.0) -> None:
+        """Gives it back until runs of the backend may go on, and then waits for one, before those not yet begun."""
+        self.give_back()
+        await asyncio.sleep(least_s)
+        await self._slots.take(run_id, FIRST, backend)
+        self._held = True

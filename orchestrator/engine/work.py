@@ -137,6 +137,10 @@ class Work:
             if attempt >= spec.limits.get("fix_attempts", 0):
                 outcome = Failed(code="checks_failed", message=f"{', '.join(names)} did not pass")
                 break
+            if not life.meter.may_go_on():
+                words = f"{', '.join(names)} did not pass, and no budget is left to mend that"
+                outcome = Failed(code="budget_exceeded", message=words)
+                break
             attempt += 1
             outcome = await self._mended(asked, attempt, checks.mending(results))
         if said and not isinstance(outcome, Completed):  # it said that it was done, and it is not

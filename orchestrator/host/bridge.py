@@ -71,6 +71,8 @@ class Bridge:
         """The subscriptions of such a session, by resource."""
         self._hosts = 0
         """How many there were; it stands before the ids of what a host asks the client, which each counts from 1."""
+        self._asked: dict[str, Any] = {}
+        """What the host asks the client and is not answered: the ids as the client knows them, and as the host does."""
         self._deaf = False
         """The host takes nothing more; what it said before may still be read."""
         self._farewell = False
@@ -176,10 +178,9 @@ class Bridge:
 
     def _answer_to(self, heard: Heard, line: bytes) -> bytes | None:
         """The answer as the host that asked knows it; None if that host is gone."""
-        host, _, asked = str(heard.id).partition(":")
-        if host != f"host{self._hosts}":
+        if str(heard.id) not in self._asked:
             return None
-        return json.dumps({**parsed(line), "id": json.loads(asked)}).encode()
+        return json.dumps({**parsed(line), "id": self._asked.pop(str(heard.id))}).encode()
 
     def _write_client(self) -> bool:
         """Writes as much as cannot block. False when the client does not listen any more."""
@@ -236,13 +237,19 @@ class Bridge:
         """What a host asks the client, or asks no more, under an id that no later host uses again."""
         message, own_id = parsed(line), f"host{self._hosts}:{json.dumps(heard.id)}"
         if heard.kind == "request":
+            self._asked[own_id] = heard.id
             return json.dumps({**message, "id": own_id}).encode()
+        self._asked.pop(own_id, None)
         return json.dumps({**message, "params": {**message["params"], "requestId": own_id}}).encode()
 
     def _lose_host(self, host: socket.socket) -> None:
         self._watch(host, 0)
         host.close()
         self._host = None
+        for own_id in self._asked:  # the next host asks anew, if it wants to know
+            withdrawn = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": own_id}}
+            self._to_client += json.dumps(withdrawn).encode() + b"\n"
+        self._asked.clear()
         unsent = set(bytes(self._to_host).split(b"\n"))  # a line of which a part was sent is none of these
         self._to_host.clear()  # all of it stands in the open calls, or needs no answer
         for call in self._calls:

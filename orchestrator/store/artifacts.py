@@ -130,6 +130,12 @@ def write(run: RunDir, seq: int, event_type: str, stored: dict[str, Stored]) -> 
     return refs
 
 
+def stored_bytes(run: RunDir | None) -> int:
+    """What all stored fields of a run's events take on disk."""
+    found = run.path.glob("artifacts/[0-9]*/*.[0-9]*.*") if run else ()
+    return sum(path.lstat().st_size for path in found)
+
+
 def discard_behind(run: RunDir, last_seq: int) -> None:
     """Removes what was stored for events that were never written."""
     for folder in (run.path / "artifacts").glob("[0-9]*-*"):

@@ -162,6 +162,8 @@ _MADE_UP = (
     "client_cwd",
     "masked",
     "key_digest",
+    "on_finish",  # of which the user's settings may be a part
+    "budgeted",
 )
 
 

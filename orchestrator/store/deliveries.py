@@ -1,7 +1,8 @@
-"""What became of telling others that a run is over: lines in `deliveries.jsonl` beside its log, which ends before.
+"""What became of telling others that a run is over: lines in a file of the home, for the run's own log ends before.
 
 One line for each attempt, like an event of the log: `delivered`, `delivery_failed` or `delivery_given_up`. Whoever
-holds the file's lock delivers; a run is owed to somebody as long as the home's `outbox` names it.
+holds the file's lock delivers; a run is owed to somebody as long as the home's `outbox` names it. Agents can write to
+the run's own directory, so nothing of this lies there.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
 from orchestrator.errors import StoreError
+from orchestrator.home import make_directory
 from orchestrator.model import JsonObject, as_object, compact, now
-from orchestrator.store.layout import RunDir, write_all
-
-FILE = "deliveries.jsonl"
+from orchestrator.store.layout import Home, write_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +41,15 @@ class Told:
 class Deliveries:
     """Those of one run. Blocks on the disk. To be opened by whoever delivers, and closed."""
 
-    def __init__(self, run_dir: RunDir) -> None:
-        self._path = run_dir.file(FILE)
+    def __init__(self, home: Home, run_id: str) -> None:
+        self._path = str(home.deliveries(run_id))
         self._fd = -1
+        self._adding = threading.Lock()  # several channels are told at the same time
 
     def open(self) -> bool:
         """Takes the lock. False if somebody else delivers."""
         try:
+            make_directory(Path(self._path).parent)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,13 +73,14 @@ class Deliveries:
             StoreError: it could not be written.
         """
         try:
-            written = self._read()
-            end = written.rfind(b"\n") + 1  # a torn line goes
-            line = {"seq": written.count(b"\n") + 1, "ts": now(), "type": event_type, "data": compact(data)}
-            os.ftruncate(self._fd, end)
-            os.lseek(self._fd, end, os.SEEK_SET)
-            write_all(self._fd, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            os.fsync(self._fd)
+            with self._adding:
+                written = self._read()
+                end = written.rfind(b"\n") + 1  # a torn line goes
+                line = {"seq": written.count(b"\n") + 1, "ts": now(), "type": event_type, "data": compact(data)}
+                os.ftruncate(self._fd, end)
+                os.lseek(self._fd, end, os.SEEK_SET)
+                write_all(self._fd, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                os.fsync(self._fd)
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
 

@@ -195,10 +195,21 @@ class Home:
         """Takes a run out of the index altogether: its directory is gone, or about to go."""
         for folder in (self.runs, self.live, self.outbox):
             (folder / run_id).unlink(missing_ok=True)
+        self.deliveries(run_id).unlink(missing_ok=True)
 
     def delivered(self, run_id: str) -> None:
         """Everybody was told of the end of a run, or given up."""
         (self.outbox / run_id).unlink(missing_ok=True)
+
+    def owed_seal(self, run_id: str) -> bytes:
+        """The seal of the spec that says who is owed the end of a run; empty if nobody is, or it has none."""
+        with contextlib.suppress(OSError):
+            return (self.outbox / run_id).read_bytes().partition(b"\0")[2]
+        return b""
+
+    def deliveries(self, run_id: str) -> Path:
+        """The file on who was told of the end of a run: here, where agents do not write."""
+        return self.path / "deliveries" / f"{run_id}.jsonl"
 
     def living(self) -> list[RunDir]:
         """The runs that were not over when somebody last looked, oldest first; dead entries are pruned."""
@@ -221,17 +232,20 @@ class Home:
             else:
                 with contextlib.suppress(OSError):
                     (folder / run_id).unlink(missing_ok=True)
+                self.find(run_id)  # which prunes what nothing else names now
         return found
 
     def webhook_secret(self, new: Callable[[], str]) -> str:
         """What webhooks are signed with: from a file that is the user's to read and to replace; made when missing."""
         path = self.path / "webhook_secret"
-        while True:
-            with contextlib.suppress(FileNotFoundError):
-                return path.read_text(encoding="ascii").strip()
+        if not path.exists():
             make_directory(self.path)
-            with contextlib.suppress(FileExistsError):
-                write_new(str(path), new().encode() + b"\n")
+            whole = self.path / f".webhook_secret.{secrets.token_hex(6)}"
+            write_new(str(whole), new().encode() + b"\n")
+            with contextlib.suppress(FileExistsError):  # somebody else's is as good
+                path.hardlink_to(whole)
+            whole.unlink()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
 
     def find(self, run_id: str) -> RunDir | None:
         """The directory that the index names, if it still exists; a dead entry is pruned."""
@@ -244,8 +258,9 @@ class Home:
                 return run
         except (OSError, ValueError):
             return None
-        with contextlib.suppress(OSError):
-            entry.unlink()
+        if not any((folder / entry.name).exists() for folder in (self.live, self.outbox) if folder != entry.parent):
+            with contextlib.suppress(OSError):  # with it the seal of its spec goes, which live and owed runs need
+                entry.unlink()
         return None
 
 

@@ -23,7 +23,7 @@ def member_ids(root: RunDir) -> list[str]:
     try:
         with open(root.file(MEMBERS), encoding="ascii") as file:  # noqa: PTH123
             return [root.run_id, *file.read().split()]
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError):  # none, or something odd that an agent put there
         return [root.run_id]
 
 

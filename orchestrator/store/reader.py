@@ -19,7 +19,7 @@ import orjson
 
 from orchestrator.errors import RunNotFound, StoreError
 from orchestrator.events import Event, concerns_fold, fold
-from orchestrator.model import JsonObject, Run, RunSpec
+from orchestrator.model import JsonObject, Run, RunSpec, as_object
 from orchestrator.store.layout import Home, RunDir, read_json
 
 _HEAD = re.compile(rb'\{"seq":(\d{1,18}),"ts":"([^"]*)","type":"([^"\\]*)","data":')
@@ -71,17 +71,22 @@ def is_tampered(home: Home, run_dir: RunDir) -> bool:
         raise StoreError(f"cannot read {run_dir.file('spec.json')}: {error.strerror}") from error
 
 
-def sealed_spec(home: Home, run_dir: RunDir) -> RunSpec:
+def sealed_spec(home: Home, run_dir: RunDir, seal: bytes | None = None) -> RunSpec:
     """What was asked for, to act upon it again: an agent that can write to its workspace must not have changed it.
+
+    Args:
+        seal: of the spec, which must be there; None for the one of the index, as far as that knows one.
 
     Raises:
         RunNotFound: there is no such run.
         StoreError: its `spec.json` is damaged, or not what it was when the run was spawned.
     """
-    spec = RunReader(run_dir).spec()
-    if is_tampered(home, run_dir):
+    reader = RunReader(run_dir)
+    content = reader.spec_bytes()  # once: what is looked at is what is acted upon
+    known = home.seal(run_dir) if seal is None else seal or b"none"
+    if known and known != seal_of(content):
         raise StoreError(f"{run_dir.file('spec.json')} was changed since the run was spawned; spawn a new run")
-    return spec
+    return reader.spec(content)
 
 
 class RunReader:
@@ -95,16 +100,38 @@ class RunReader:
         self.dir = run_dir
         self._bound = bound
 
-    def spec(self) -> RunSpec:
+    def spec_bytes(self) -> bytes:
+        """The file that says what was asked for.
+
+        Raises:
+            RunNotFound: there is no such run.
+            StoreError: it cannot be read.
+        """
+        path = self.dir.file("spec.json")
+        try:
+            return Path(path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RunNotFound(f"no run {self.dir.run_id!r} in {self.dir.workspace.root}; call list_runs") from error
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+    def spec(self, content: bytes | None = None) -> RunSpec:
         """What was asked for.
+
+        Args:
+            content: of its file, if that was read already.
 
         Raises:
             RunNotFound: there is no such run.
             StoreError: its `spec.json` is damaged.
         """
-        document = read_json(self.dir.file("spec.json"))
+        path = self.dir.file("spec.json")
+        try:
+            document = as_object(orjson.loads(self.spec_bytes() if content is None else content))
+        except orjson.JSONDecodeError as error:
+            raise StoreError(f"cannot read {path}: {error}") from error
         if document is None:
-            raise RunNotFound(f"no run {self.dir.run_id!r} in {self.dir.workspace.root}; call list_runs")
+            raise StoreError(f"{path} does not hold a JSON object")
         try:
             return RunSpec.from_json(document)
         except (TypeError, KeyError, ValueError, AttributeError) as error:

@@ -20,7 +20,7 @@ def kill(count: int, seed: int) -> int:
     with tempfile.TemporaryDirectory(prefix="orchestrator-kill-") as folder:
         home = Path(folder, "home")
         home.mkdir()
-        (home / "config.toml").write_text("delivery_retry_s = 0.02\n")
+        (home / "config.toml").write_text("delivery_retry_s = 0.002\n")
         with ground(home, Path(folder, "project")) as place, place.bridge() as client:
             found = kill_before_delivery(place, client, count, seed)
     DOCUMENT.write_text(_document(found, count, seed), encoding="utf-8")

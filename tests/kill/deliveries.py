@@ -17,7 +17,7 @@ from tests.system.lines import Bridge
 
 WINDOW_S = 0.25
 """After the spawn, within which the host is killed: a short run, and what is told of it, take about so long."""
-SCRIPTS = ("final done", "say x\nsleep 0.05\nfinal done", "sleep 60", "fail why")
+SCRIPTS = ("final done", "say x\nsleep 0.05\nfinal done", "sleep 1", "fail why")
 ANSWERS = (200, 200, 0, 500, 302)
 """What the receiver answers, at random: 0 is nothing, until the host is dead."""
 
@@ -52,7 +52,7 @@ def kill_before_delivery(place: Ground, client: Bridge, count: int, seed: int) -
 
 
 def _events(place: Ground, run_id: str) -> list[JsonObject]:
-    return Deliveries(Workspace(place.cwd).run(run_id)).events()
+    return Deliveries(Home(place.home), run_id).events()
 
 
 def _settled(place: Ground, run_id: str) -> bool:

@@ -287,6 +287,7 @@ def test_a_client_that_listens_hears_of_its_tasks(client: Bridge, place: Ground)
     task = task_of(client, "spawn_run", **spawning(place, "ask Well?", wait=True))["taskId"]
     client.ask("subscriptions/listen", notifications={"taskIds": [task]})
     assert notified(client, "notifications/subscriptions/acknowledged")["notifications"] == {"taskIds": [task]}
+    client.call("poll_events", run_id=task, types=["input_required"])
     client.call("continue_run", run_id=task, text="on")
     until_over = notified(client, "notifications/tasks", status="completed")
     assert until_over["taskId"] == task
@@ -362,6 +363,14 @@ def test_a_task_asks_the_person_too(client: Bridge, place: Ground) -> None:
     assert over["result"]["structuredContent"]["runs"][0]["status"] == "completed"
 
 
+def test_an_answer_that_nobody_asked_for_is_dropped(place: Ground) -> None:
+    with place.bridge() as client:
+        begin(client)
+        for request_id in ("host1:x", "host1:1", "host99:1", 1, "x", ""):
+            client.send({"jsonrpc": "2.0", "id": request_id, "result": {"action": "accept"}})
+        assert client.call("list_runs")["runs"] == []
+
+
 def test_an_answer_to_a_host_that_died_answers_nothing_else(place: Ground) -> None:
     with place.bridge() as client:
         begin(client, **WITH_FORMS)
@@ -370,6 +379,7 @@ def test_an_answer_to_a_host_that_died_answers_nothing_else(place: Ground) -> No
         late = asked(client)
         place.kill_host()
         assert document(client.answer(waiting))["runs"][0]["status"] == "failed"
+        notified(client, "notifications/cancelled", requestId=late["id"])
         run_id = client.waiting("ask Second?", place.cwd)
         waiting = client.ask_tool("wait_runs", run_ids=[run_id], ask_person=True)
         question = asked(client)

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.engine.outbox import delivery_id
 from orchestrator.model import JsonObject
 from orchestrator.store.deliveries import Deliveries
-from orchestrator.store.layout import Home, Workspace
+from orchestrator.store.layout import Home
 from tests.kill.deliveries import kill_before_delivery
 from tests.receiver import Receiver
 from tests.system.hosts import Ground, ground, until
@@ -28,12 +28,12 @@ KILLS = 6
 def place(tmp_path: Path) -> Generator[Ground]:
     with ground(tmp_path / "home", tmp_path / "project") as place:
         place.home.mkdir()
-        (place.home / "config.toml").write_text("delivery_retry_s = 0.02\n")
+        (place.home / "config.toml").write_text("delivery_retry_s = 0.002\n")
         yield place
 
 
 def told(place: Ground, run_id: str) -> list[JsonObject]:
-    return Deliveries(Workspace(place.cwd).run(run_id)).events()
+    return Deliveries(Home(place.home), run_id).events()
 
 
 def wait_for(place: Ground, run_id: str, event_type: str) -> None:

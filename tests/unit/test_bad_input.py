@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.doors.tools import Tools
 from orchestrator.errors import OrchestratorError
-from tests.conftest import open_tools
+from tests.conftest import open_tools, wait_until
 
 GIVEN = "{cwd}"
 NO_RUN = "run_0000000000000000000000"
@@ -57,7 +57,7 @@ SPAWN: list[tuple[dict[str, Any], str]] = [
     ({"checks": ["x"] * 21}, "a run takes 20"),
     ({"acceptance": [" "]}, "each one thing that must hold"),
     ({"limits": {"fix_attempts": 1.5}}, "limits.fix_attempts must be a whole number"),
-    ({"on_finish": {}}, "unknown_argument"),
+    ({"on_finsh": {}}, "unknown_argument"),
     ({"permission": "root"}, "takes one of: read_only, workspace_write, full_access"),
     ({"on_approval": "maybe"}, "ask, deny, allow"),
     ({"session_mode": "resume"}, "needs the session_id"),
@@ -191,6 +191,8 @@ async def test_a_directory_that_cannot_be_written_is_told(tools: Tools) -> None:
 async def test_a_damaged_run_is_told_and_hides_no_other(tools: Tools, cwd: Path) -> None:
     good = await finished(tools, cwd, "say good")
     bad = await finished(tools, cwd, "say bad")
+    lives = tools._engine.lives  # pyright: ignore[reportPrivateUsage]
+    await wait_until(lambda: bad["run_id"] not in lives, "it lives in the files alone")
     directory = cwd / ".orchestrator" / "runs" / bad["run_id"]
     (directory / "run.json").unlink()
     (directory / "events.jsonl").write_bytes(b"\xffnonsense\n")

@@ -129,6 +129,20 @@ async def test_a_session_that_goes_on_has_its_budget_anew(desk: Desk) -> None:
     assert (await desk.over(again["run_id"]))["error"]["code"] == "budget_exceeded"
 
 
+async def test_checks_are_mended_only_while_there_is_budget(desk: Desk) -> None:
+    limits = {"max_turns": 2, "fix_attempts": 10}
+    run = await desk.finished("spend 10 0", "say done", limits=limits, checks=["false"])
+    assert (run["status"], run["usage"]["turns"]) == ("failed", 1), "a mended script says no more than that it heard"
+    run = await desk.finished("usage 10 0", "say done", limits={"max_turns": 1, "fix_attempts": 10}, checks=["false"])
+    assert (run["status"], run["error"]["code"], run["usage"]["turns"]) == ("failed", "budget_exceeded", 1)
+    assert "no budget is left to mend" in run["error"]["message"]
+
+
+async def test_a_run_whose_checks_fail_says_what_it_used(desk: Desk) -> None:
+    run = await desk.finished("usage 10 5", "say done", checks=["false"])
+    assert (run["error"]["code"], run["usage"]["output_tokens"]) == ("checks_failed", 5)
+
+
 # ---- a tree
 
 
@@ -164,6 +178,26 @@ async def test_a_childs_budget_is_reserved_and_what_it_leaves_is_given_back(desk
     await desk.tools.call("continue_run", {"run_id": root, "text": "on"})
     await desk.over(root)
     assert len(await desk.children(root)) == 2
+
+
+async def test_what_a_child_leaves_is_there_as_soon_as_its_end_is_told(desk: Desk) -> None:
+    child = desk.child("final done", limits={"max_tokens": 60})
+    script = [child, "ask Well?"] * 4
+    root = await desk.spawn(*script, limits={"max_tokens": 100}, **DELEGATES)
+    for _ in range(4):
+        await desk.settled(root)
+        await desk.over((await desk.children(root))[-1])
+        await desk.tools.call("continue_run", {"run_id": root, "text": "on"})
+    await desk.over(root)
+    assert len(await desk.children(root)) == 4, await desk.said(root)
+
+
+async def test_a_spawn_that_is_made_again_finds_its_run_whatever_is_left(desk: Desk) -> None:
+    child = desk.child("ask Well?", limits={"max_tokens": 60}, idempotency_key="once")
+    root = await desk.spawn(child, child, "final end", limits={"max_tokens": 100}, **DELEGATES)
+    await desk.over(root)
+    ids = [json.loads(text)["run_id"] for text in (await desk.said(root))[:2]]
+    assert ids == [*(await desk.children(root))] * 2
 
 
 async def test_what_is_reserved_for_a_child_is_not_used_by_its_parent(desk: Desk) -> None:
@@ -224,7 +258,7 @@ class Ended:
 
     def account(self, name: str, parent: Account | None, **limits: float) -> Account:
         account = Account(name, limits, parent)
-        account.stop = lambda _why: self.names.append(name)
+        account.begin(lambda _why: self.names.append(name))
         return account
 
 
@@ -244,6 +278,20 @@ def test_a_child_over_its_own_budget_ends_alone() -> None:
     ended.account("below", child)
     assert not child.use({"max_turns": 2}, more=True)
     assert sorted(ended.names) == ["below", "child"]
+
+
+def test_what_is_held_is_free_when_the_child_is_over() -> None:
+    ended = Ended()
+    root = ended.account("root", None, max_turns=10)
+    child = ended.account("child", root, max_turns=6)
+    below = ended.account("below", child, max_turns=3)
+    assert (root.held("max_turns"), child.held("max_turns")) == (6, 3)
+    below.use({"max_turns": 2}, more=True)
+    assert (root.held("max_turns"), child.held("max_turns"), root.spent("max_turns")) == (6, 3, 2)
+    below.close()
+    assert (root.held("max_turns"), child.held("max_turns")) == (6, 2)
+    child.close()
+    assert (root.held("max_turns"), root.live, child.live) == (2, True, False)
 
 
 def test_a_budget_of_another_kind_leaves_a_run_alone() -> None:

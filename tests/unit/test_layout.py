@@ -198,6 +198,9 @@ def test_the_index_is_only_a_cache(home: Home, cwd: Path) -> None:
     assert RunIndex(home).find(run_id, cwd) == log.dir
     assert entry.read_bytes() == os.fsencode(log.dir.path), "what is found in its workspace is entered again"
     gone = cwd.rename(cwd.with_name("moved"))
+    assert home.find(run_id) is None
+    assert entry.exists(), "the seal of a run that may live is kept"
+    home.settle(run_id)
     with pytest.raises(RunNotFound):
         RunIndex(home).find(run_id, Path("/"))
     assert not entry.exists(), "dead entries are pruned"

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.host.agents import agents_door
 from orchestrator.model import JsonObject
 from orchestrator.store.deliveries import Deliveries
 from orchestrator.store.layout import Home, Workspace
+from orchestrator.webhook import check_secret, new_secret
 from tests.conftest import open_tools, wait_until
 from tests.receiver import Receiver
 
@@ -44,7 +46,7 @@ class Caller:
         return run_id
 
     def events(self, run_id: str) -> list[JsonObject]:
-        return Deliveries(Workspace(self.cwd).run(run_id)).events()
+        return Deliveries(Home.default(), run_id).events()
 
     async def told(self, run_id: str, *types: str) -> list[JsonObject]:
         """What became of the deliveries, once the last one is of these types."""
@@ -152,7 +154,7 @@ async def test_a_command_that_fails_is_run_again(caller: Caller) -> None:
     shell = "echo x >> tries; test $(wc -l < tries) -ge 3 || { echo not yet; exit 7; }"
     run_id = await caller.finished("say x", on_finish={"command": ["/bin/sh", "-c", shell]})
     told = await caller.told(run_id, "delivery_failed", "delivery_failed", "delivered")
-    assert told[0]["error"] == "/bin/sh ended with exit code 7: not yet"
+    assert told[0]["error"] == "/bin/sh ended with exit code 7"
 
 
 async def test_a_program_that_is_not_there_is_reported(caller: Caller) -> None:
@@ -188,7 +190,7 @@ async def test_an_agent_that_does_not_work_finds_it_in_its_inbox_once(cwd: Path)
 async def _told_again(cwd: Path, run_id: str) -> list[JsonObject]:
     """The inbox after the record of the delivery was lost, as by a crash just before it."""
     home, run_dir = Home.default(), Workspace(cwd).run(run_id)
-    (run_dir.path / "deliveries.jsonl").unlink()
+    home.deliveries(run_id).unlink()
     home.add(run_dir, live=False, owing=True)
     async with open_tools(cwd) as tools:
         await tools._engine.recovery.recover()  # pyright: ignore[reportPrivateUsage]
@@ -214,6 +216,83 @@ async def test_one_channel_does_not_wait_for_another(caller: Caller) -> None:
         run_id = await caller.spawn("say x", on_finish={"webhook": receiver.url, "message_to": "caller"})
         await wait_until(lambda: any(e["type"] == "delivered" for e in caller.events(run_id)), "one is told")
         assert len(receiver.deliveries) <= 1
+
+
+@pytest.mark.parametrize("secret", ["", "hunter2", "whsec_"])
+async def test_a_secret_that_is_none_is_reported_and_harms_no_other(caller: Caller, home: Home, secret: str) -> None:
+    (home.path / "webhook_secret").write_text(secret)
+    with Receiver() as receiver:
+        run_id = await caller.spawn("say x", on_finish={"webhook": receiver.url, "message_to": "caller"})
+        await wait_until(lambda: len(caller.events(run_id)) >= 2, "both were tried")
+        assert receiver.deliveries == []
+    by_channel = {event["data"]["channel"]: event for event in reversed(caller.events(run_id))}
+    assert by_channel["message_to"]["type"] == "delivered"
+    assert by_channel["webhook"]["data"]["error"].startswith("webhook_secret cannot be used")
+
+
+def test_one_secret_is_made_however_many_want_it(home: Home) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        secrets = set(pool.map(home.webhook_secret, [new_secret] * 64))
+    assert len(secrets) == 1
+    check_secret(secrets.pop())
+    assert [path.name for path in home.path.iterdir() if "secret" in path.name] == ["webhook_secret"]
+
+
+def test_what_several_write_at_the_same_time_is_all_there(home: Home) -> None:
+    deliveries = Deliveries(home, "run_0")
+    assert deliveries.open()
+    assert not Deliveries(home, "run_0").open(), "one delivers"
+    with ThreadPoolExecutor(8) as pool:
+        failures: list[JsonObject] = [{"channel": f"{number}", "error": "x"} for number in range(64)]
+        list(pool.map(deliveries.add, ["delivery_failed"] * 64, failures))
+    deliveries.close()
+    assert [event["seq"] for event in deliveries.events()] == list(range(1, 65))
+    assert len(deliveries.told()) == 64
+
+
+async def test_what_an_agent_puts_beside_its_run_changes_nothing(cwd: Path, home: Home, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    with Receiver() as receiver:
+        async with open_tools(cwd) as tools:
+            caller = Caller(tools, cwd)
+            run_id = await caller.spawn("ask Well?", on_finish={"webhook": receiver.url})
+            await tools.call("wait_runs", {"run_ids": [run_id]})
+            own = Workspace(cwd).run(run_id).path
+            (own / "deliveries.jsonl").symlink_to(victim)
+            (own / "tree").mkdir()
+            spec = (own / "spec.json").read_text()
+            own.rename(own.with_name("elsewhere"))
+            assert home.find(run_id) is None
+            own.with_name("elsewhere").rename(own)
+            (own / "spec.json").write_text(spec.replace('"webhook"', '"message_to"').replace(receiver.url, "caller"))
+            await tools.call("continue_run", {"run_id": run_id, "text": "on"})
+            await caller.told(run_id, "delivered")
+            assert (await tools.call("list_runs", {}))["runs"][0]["run_id"] == run_id
+        assert len(receiver.deliveries) == 1
+    assert victim.read_text() == "precious"
+
+
+async def test_a_message_reaches_nobody_of_another_tree(cwd: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    load = Backends({**BACKENDS, **SCRIPTED}).load
+    async with Engine(Home.default(), load) as engine, agents_door(engine, scripted=True):
+        there = Caller(Tools(engine, EngineCaller(cwd=other, env={})), other)
+        boss = await there.finished("say x", nickname="boss")
+        here = Caller(Tools(engine, EngineCaller(cwd=cwd, env={})), cwd)
+        child = {"backend": "scripted", "cwd": str(cwd), "prompt": "x", "on_finish": {"message_to": "boss"}}
+        script = ("ask Ready?", f"call spawn_run {json.dumps(child)}")
+        root = await here.spawn(*script, backend_config={"delegate": True})
+        await here.tools.call("wait_runs", {"run_ids": [root]})
+        (Workspace(cwd).run(root).path / "tree").write_text(f"{boss}\n")
+        await here.tools.call("continue_run", {"run_id": root, "text": "on"})
+        await here.tools.call("wait_runs", {"run_ids": [root]})
+        said = (await here.tools.call("get_run", {"run_id": root}))["result"]["final_response"]
+        spawned = json.loads(said)["run_id"]
+        await wait_until(lambda: bool(here.events(spawned)), "an attempt")
+        assert "agent_not_found" in here.events(spawned)[0]["data"]["error"]
+    assert not list((other / ".orchestrator/sessions").glob("*.inbox.jsonl"))
 
 
 async def test_a_run_whose_spec_was_changed_tells_nobody(cwd: Path, home: Home) -> None:

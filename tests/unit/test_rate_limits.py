@@ -12,7 +12,7 @@ import pytest
 from backends.codex.ends import limit_words
 from backends.codex.updates import limit_of
 from orchestrator.doors.tools import Tools
-from orchestrator.engine.slots import LONGEST_GUESS_S, Slots
+from orchestrator.engine.slots import LONGEST_HOLD_S, Slots
 from orchestrator.model import JsonObject
 from orchestrator.rate_limits import LimitReached, retry_in, seconds_until
 from tests.conftest import open_tools
@@ -68,6 +68,38 @@ async def test_a_wait_of_more_than_a_day_is_none(tools: Tools) -> None:
 # ---- the queue
 
 
+async def free(slots: Slots, backend: str) -> None:
+    """Returns when runs of a backend begin again."""
+    slots.set_cap(max(slots._cap, 1))  # pyright: ignore[reportPrivateUsage]
+    async with slots.slot("x", 1, backend):
+        pass
+
+
+async def test_who_rested_goes_on_before_the_queue_and_within_the_cap() -> None:
+    slots = Slots()
+    slots.set_cap(2)
+    at_work: set[str] = set()
+    most: list[int] = []
+    order: list[str] = []
+
+    async def work(name: str, *, rests: bool) -> None:
+        async with slots.slot(name, 1, "one") as slot:
+            if rests:
+                slots.hold("one", 0.05, 1)
+                await slot.rest(name, "one")
+            order.append(name)
+            at_work.add(name)
+            most.append(len(at_work))
+            await asyncio.sleep(0)
+            at_work.remove(name)
+
+    names = [f"{number}" for number in range(8)]
+    await asyncio.gather(*(work(name, rests=name in "0123") for name in names))
+    assert set(order[:2]) == {"0", "1"}
+    assert max(most) <= 2
+    assert sorted(order) == names
+
+
 async def test_other_backends_pass_by_one_that_is_held() -> None:
     slots = Slots()
     slots.set_cap(1)
@@ -93,7 +125,7 @@ async def test_a_hold_is_made_longer_and_never_shorter() -> None:
     slots.hold("one", 0.3, 1)
     slots.hold("one", 0.1, 1)
     began = time.monotonic()
-    await slots.released("one")
+    await free(slots, "one")
     assert time.monotonic() - began >= 0.25
     assert slots.why_wait("one") is None
     assert slots.held_until("one") is None
@@ -105,11 +137,11 @@ async def test_a_guess_is_doubled_and_bounded() -> None:
     assert slots.held_for("one") <= 0.01
     slots.hold("one", None, 0.01)
     assert slots.held_for("one") <= 0.01, "another who meets the same limit makes it no longer"
-    await slots.released("one")
+    await free(slots, "one")
     slots.hold("one", None, 0.01)
     assert 0.01 < slots.held_for("one") <= 0.02
     slots.hold("two", None, 10_000)
-    assert slots.held_for("two") <= LONGEST_GUESS_S
+    assert slots.held_for("two") <= LONGEST_HOLD_S
 
 
 # ---- what providers say
