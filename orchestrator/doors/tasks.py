@@ -73,13 +73,18 @@ class Tasks:
         common: JsonObject = {"taskId": task_id, **about, "pollIntervalMs": POLL_MS}
         if wanted.get("cancelled"):
             return {**common, "status": "cancelled", "statusMessage": "the wait was cancelled; its runs go on"}
+        if "result" in wanted:
+            return {**common, "status": "completed", "result": wanted["result"]}
         arguments = {key: wanted[key] for key in ("run_ids", "until") if key in wanted}
         try:
             document = await self._tools.call("wait_runs", {**arguments, "wait_ms": 0})
         except NotFound as error:  # a run is gone since
             gone = {"content": [{"type": "text", "text": error.sentence}], "isError": True}
             return {**common, "status": "completed", "result": gone}
-        return {**common, **self._of_wait(document, wanted, asks=asks)}
+        task = self._of_wait(document, wanted, asks=asks)
+        if "result" in task:  # it stays what it was, whatever becomes of the runs
+            await asyncio.to_thread(save_task, self._tools.home, task_id, {**wanted, "result": task["result"]})
+        return {**common, **task}
 
     async def update(self, task_id: str, responses: Mapping[str, Any]) -> None:
         """Gives answers to what the task asks. What is answered already, or no longer asked, is passed over.
@@ -110,7 +115,7 @@ class Tasks:
         """
         if RUN_ID.fullmatch(task_id):
             await self._tools.call("cancel_run", {"run_id": task_id, "reason": "its task was cancelled"})
-        elif not (wanted := await self._wait(task_id)).get("cancelled"):
+        elif not {"cancelled", "result"} & (wanted := await self._wait(task_id)).keys():
             await asyncio.to_thread(save_task, self._tools.home, task_id, {**wanted, "cancelled": True})
 
     async def _wait(self, task_id: str) -> JsonObject:
@@ -120,15 +125,15 @@ class Tasks:
         return wanted
 
     async def _of_run(self, run: JsonObject, *, asks: bool) -> JsonObject:
+        home, run_id = self._tools.home, run["run_id"]
+        if ended := await asyncio.to_thread(find_task, home, run_id):
+            return {"status": "completed", **ended}
         asked = next((request["text"] for request in run.get("pending", ())), None)
         words = str(asked or run.get("detail") or run["summary"] or run["status"])[:500]
         if run["status"] == "cancelled":
             return {"status": "cancelled", "statusMessage": run["summary"] or "the run was cancelled"}
         if run["status"] in TERMINAL:
             return {"status": "completed", "statusMessage": words, "result": result_of(run)}
-        home, run_id = self._tools.home, run["run_id"]
-        if ended := await asyncio.to_thread(find_task, home, run_id):
-            return {"status": "completed", **ended}
         if run["status"] not in WAITING:
             return {"status": "working", "statusMessage": words}
         if asks and (forms := forms_of([run])):

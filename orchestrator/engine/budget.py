@@ -251,7 +251,7 @@ class Budgets:
     def left(self, run_id: str) -> JsonObject | None:
         """What a live run and those below it may still use, by the names of the budgets that hold for it."""
         account = self._accounts.get(run_id)
-        if account is None:
+        if account is None or account.stop is None:
             return None
         bounds = {name: bound[0] for name in BUDGETS if (bound := account.left(name))}
         return {name: max(0, round(left, 6)) for name, left in bounds.items()}

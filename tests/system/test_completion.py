@@ -243,6 +243,20 @@ def test_a_wait_is_a_task_that_outlives_its_host(place: Ground) -> None:
         assert [row["status"] for row in rows] == ["failed", "failed"]
 
 
+def test_a_wait_that_is_over_stays_what_it_was(client: Bridge, place: Ground) -> None:
+    declare(client, **WITH_TASKS)
+    run_id = client.spawn("listen\nask Well?\nfinal done", place.cwd)
+    client.call("poll_events", run_id=run_id, types=["run_started"])
+    task = task_of(client, "wait_runs", run_ids=[run_id])["taskId"]
+    client.call("continue_run", run_id=run_id, text="go")
+    over = task_until(client, task, "completed")
+    assert over["result"]["structuredContent"]["runs"][0]["status"] == "input_required"
+    client.call("continue_run", run_id=run_id, text="on")
+    client.call("poll_events", run_id=run_id, types=["run_completed"])
+    client.request("tasks/cancel", taskId=task)
+    assert task_now(client, task) == over
+
+
 def test_a_wait_with_nothing_to_wait_for_is_answered_at_once(client: Bridge, place: Ground) -> None:
     run_id = client.waiting("ask Well?", place.cwd)
     declare(client, **WITH_TASKS)
