@@ -139,6 +139,14 @@ def test_a_command_that_was_never_sent_is_given_to_the_next_host(place: Ground) 
         assert [run["run_id"] for run in bridge.call("list_runs")["runs"]] == [run_id]
 
 
+def test_no_line_that_answers_what_nobody_asked_harms_the_bridge(place: Ground) -> None:
+    with place.bridge() as client:
+        client.begin()
+        for request_id in ("host1:x", "host1:1", "host99:1", 1, "x", ""):
+            client.send({"jsonrpc": "2.0", "id": request_id, "result": {"action": "accept"}})
+        assert client.call("list_runs")["runs"] == []
+
+
 def test_reads_under_way_are_asked_again_when_the_host_is_told_to_end(place: Ground) -> None:
     with place.bridge() as bridge:
         run_id = bridge.waiting("ask Which?", place.cwd)
