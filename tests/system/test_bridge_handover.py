@@ -93,8 +93,9 @@ def test_what_a_host_says_unasked_is_passed_on(place: Ground) -> None:
         bridge.send(listing(1))
         connection.message()
         connection.send(*told)
+        told[1] = {**told[1], "id": "host1:1"}  # no later host asks under this id again
         assert [bridge.message() for _ in told] == told
-        bridge.send(result(1))
+        bridge.send(result(1), {**result(1), "id": "host1:1"})
         assert connection.message() == result(1)
 
 
