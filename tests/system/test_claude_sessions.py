@@ -201,7 +201,8 @@ async def test_a_run_ends_when_its_model_was_called_as_often_as_it_may(claude: D
     run = await claude.finished("file 1 x", "file 2 x", "file 3 x", "say end", limits={"max_turns": 2})
     assert (run["status"], run["error"]["code"]) == ("failed", "budget_exceeded")
     assert "limits.max_turns" in run["error"]["message"]
-    assert sorted(path.name for path in claude.cwd.iterdir() if path.is_file()) == ["1", "2"]
+    files = sorted(path.name for path in claude.cwd.iterdir() if path.is_file())
+    assert files == ["1"], "a tool whose result the model would not hear is not used"
     assert run["error"]["resumable"]
     again = await resumed(claude, run, "remember")
     assert (again["status"], again["result"]["final_response"]) == ("completed", "1 earlier prompts")
@@ -218,7 +219,7 @@ async def test_a_run_ends_when_it_cost_what_it_may_and_the_next_one_counts_anew(
     (ended,) = await claude.events(run["run_id"], "command_finished")
     assert ended["data"]["status"] in ("completed", "interrupted")
     told = [event["data"].get("usage") for event in await claude.events(run["run_id"], "status_changed")]
-    assert [usage["cost_usd"] > 0.02 for usage in told if usage] == [True], "what it used is told all the same"
+    assert [usage["cost_usd"] > 0.02 for usage in told if usage][-1], "what it used is told all the same"
     again = await resumed(claude, run, "usage 1000 10", "remember")
     assert (again["status"], again["result"]["final_response"]) == ("completed", "1 earlier prompts")
     assert again["result"]["usage"]["cost_usd"] < DEAR["limits"]["max_cost_usd"]

@@ -79,13 +79,13 @@ def test_a_prompt_that_lacks_something_says_what(client: Server) -> None:
 def test_profiles_and_runs_are_resources(client: Server, cwd: Path) -> None:
     (cwd / "profiles").mkdir()
     (cwd / "profiles" / "mine.md").write_text("You are mine.\n")
-    assert [each["uri"] for each in client.request("resources/list")["resources"]] == ["profiles://"]
+    assert [each["uri"] for each in client.request("resources/list")["resources"]] == ["profiles://", "runs://"]
     (listed,) = client.request("resources/read", uri="profiles://")["contents"]
     rows = json.loads(listed["text"])["profiles"]
     assert {"mine", "planner"} <= {row["name"] for row in rows}
     assert client.call("list_profiles")["profiles"] == rows
     templates = {each["uriTemplate"] for each in client.request("resources/templates/list")["resourceTemplates"]}
-    assert templates == {"run://{run_id}", "profile://{profile}"}
+    assert templates == {"profile://{profile}", "run://{run_id}", "run://{run_id}/events", "run://{run_id}/patch"}
     (text,) = client.request("resources/read", uri="profile://mine")["contents"]
     assert (text["mimeType"], text["text"]) == ("text/markdown", "You are mine.")
     run_id = client.call("spawn_run", backend="scripted", cwd=str(cwd), prompt="final done")["run_id"]
