@@ -324,7 +324,8 @@ class Life:
                 await self.log.end_artifacts()
             facts = await self._work.facts(outcome)
             self.meter.close()
-            facts |= {"usage": used.to_json()} if (used := self.meter.total) else {}
+            if (used := self.meter.total) and used != self.log.run.usage:
+                facts = {**facts, "usage": used.to_json()}
             told = partial(last_event, self.spec, self.log.run, bound=self._bound, facts=facts)
             await write_end(self.log, outcome, told, self._leaving)
             await self._work.close()

@@ -202,7 +202,7 @@ async def test_a_run_ends_when_its_model_was_called_as_often_as_it_may(claude: D
     assert (run["status"], run["error"]["code"]) == ("failed", "budget_exceeded")
     assert "limits.max_turns" in run["error"]["message"]
     files = sorted(path.name for path in claude.cwd.iterdir() if path.is_file())
-    assert files == ["1"], "a tool whose result the model would not hear is not used"
+    assert files in (["1"], ["1", "2"]), "the tool of the last answer may be used, and no other"
     assert run["error"]["resumable"]
     again = await resumed(claude, run, "remember")
     assert (again["status"], again["result"]["final_response"]) == ("completed", "1 earlier prompts")
