@@ -29,8 +29,7 @@ def kill(count: int, seed: int) -> int:
 
 
 def _document(found: Kills, count: int, seed: int) -> str:
-    rows = "\n".join(f"| {stage} | {number} |" for stage, number in sorted(found.struck.items()))
-    broken = "\n".join(f"- {what}" for what in found.broken) or "Nobody was left out, and nobody told twice."
+    verdict = found.verdict or "Nobody was left out, and nobody told twice."
     return f"""# Reliability of completion
 
 Made by `scripts/bench kill-deliveries --n {count} --seed {seed}`: the host was killed by SIGKILL {count} times, each
@@ -40,10 +39,10 @@ under one id with one body however often it was sent, the inbox once, and nothin
 
 | when it struck | kills |
 |---|--:|
-{rows}
+{found.rows}
 
 Until both were told: median {median(found.seconds):.1f} s, at most {max(found.seconds):.1f} s, of which the start of
 the next host is most.
 
-{broken}
+{verdict}
 """

@@ -38,8 +38,7 @@ def kill(count: int, seed: int) -> int:
 
 
 def _document(found: Kills, count: int, seed: int) -> str:
-    rows = "\n".join(f"| {stage} | {number} |" for stage, number in sorted(found.struck.items()))
-    broken = "\n".join(f"- {what}" for what in found.broken) or "Nothing was lost, and nothing broken."
+    verdict = found.verdict or "Nothing was lost, and nothing broken."
     return f"""# Reliability of workspaces
 
 Made by `scripts/bench kill-workspaces --n {count} --seed {seed}`: the host was killed by SIGKILL {count} times, each
@@ -49,10 +48,10 @@ be whole: no worktree, branch or lock left, `git fsck` and `git status` silent.
 
 | when it struck | kills |
 |---|--:|
-{rows}
+{found.rows}
 
 Until the run was over: median {median(found.seconds):.1f} s, at most {max(found.seconds):.1f} s, of which the start of
 the next host is most.
 
-{broken}
+{verdict}
 """

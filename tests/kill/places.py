@@ -38,6 +38,16 @@ class Kills:
     seconds: list[float] = field(default_factory=list[float])
     broken: list[str] = field(default_factory=list[str])
 
+    @property
+    def rows(self) -> str:
+        """How often each was struck, as rows of a Markdown table."""
+        return "\n".join(f"| {stage} | {number} |" for stage, number in sorted(self.struck.items()))
+
+    @property
+    def verdict(self) -> str | None:
+        """What was broken, as a Markdown list; None if nothing was."""
+        return "\n".join(f"- {what}" for what in self.broken) or None
+
 
 def git(cwd: Path, *words: str) -> str:
     """A git command of the user's."""

@@ -7,17 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends import Backends
+from orchestrator.doors.tools import Tools
+from orchestrator.engine.engine import Caller, Engine
+from orchestrator.host.agents import agents_door
 from orchestrator.model import JsonObject
+from orchestrator.store.layout import Home
 from tests.models.claude_player import ClaudePlayer
 from tests.models.codex_player import CodexPlayer
-from tests.models.player import Player
+from tests.models.player import Player, agent_environment
+from tests.system.desk import Desk
 
 DEADLINE_S = 20.0
 
@@ -93,6 +99,20 @@ def models() -> Iterator[Mapping[str, Player]]:
     with ExitStack() as stack:
         players: dict[str, Player] = {"claude_code": ClaudePlayer(), "codex": CodexPlayer()}
         yield {name: stack.enter_context(player) for name, player in players.items()}
+
+
+@pytest.fixture
+async def both(models: Mapping[str, Player], cwd: Path, tmp_path: Path) -> AsyncGenerator[Desk]:
+    """A desk whose agents may be of either kind, and are heard, and whose caller may write to them."""
+    env: dict[str, str] = {}
+    for model in models.values():
+        env |= agent_environment(model, tmp_path)
+    async with Engine(Home.default(), Backends().load) as engine, agents_door(engine):
+        caller = Caller(cwd=cwd, env=env, toolsets=frozenset({"team"}))
+        with engine.lives.client(caller):
+            place = Desk("claude_code", engine, Tools(engine, caller), cwd, env)
+            yield place
+    assert place.processes() == [], "these processes were left"
 
 
 @contextmanager

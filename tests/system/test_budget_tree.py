@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
-from backends import Backends
-from orchestrator.doors.tools import Tools
-from orchestrator.engine.engine import Caller, Engine
-from orchestrator.host.agents import agents_door
 from orchestrator.model import JsonObject
-from orchestrator.store.layout import Home
-from tests.models.player import Player, agent_environment
+from tests.models.player import Player
 from tests.system.desk import Desk
 
 pytestmark = [pytest.mark.system]
@@ -22,20 +16,6 @@ pytestmark = [pytest.mark.system]
 TURN = 1_100
 """Tokens of each answer of the models: 1,000 in and 100 out."""
 STEPS = ["usage 1000 100", *(f"run echo {number}" for number in range(40)), "final never"]
-
-
-@pytest.fixture
-async def both(models: Mapping[str, Player], cwd: Path, tmp_path: Path) -> AsyncGenerator[Desk]:
-    """A desk whose agents may be of either kind, and are heard."""
-    env: dict[str, str] = {}
-    for model in models.values():
-        env |= agent_environment(model, tmp_path)
-    async with Engine(Home.default(), Backends().load) as engine, agents_door(engine):
-        caller = Caller(cwd=cwd, env=env)
-        with engine.lives.client(caller):
-            place = Desk("claude_code", engine, Tools(engine, caller), cwd, env)
-            yield place
-    assert place.processes() == [], "these processes were left"
 
 
 def spawning(both: Desk, backend: str, **more: object) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -83,16 +84,22 @@ def spawn(cwd: Path, prompt: str) -> Call:
     return Call("spawn_run", arguments, NAME)
 
 
-def test_a_run_that_is_waited_for_is_a_task_whose_end_the_model_is_told(
-    place: Ground, other: Bridge, tmp_path: Path
-) -> None:
+@contextmanager
+def beginning(act: Call, place: Ground, tmp_path: Path) -> Generator[tuple[ClaudeTerminal, Heard, str]]:
+    """A terminal whose model has made this call, which goes on as a task. Yields what it hears, and the task's id."""
     heard = Heard()
     with (
-        Conversation(heard.script(spawn(place.cwd, HELD), "It is begun.")) as model,
+        Conversation(heard.script(act, "It is begun.")) as model,
         claude_terminal(model, place, tmp_path) as claude,
     ):
         claude.begin("please begin")
-        run_id = begun(claude, heard)
+        yield claude, heard, begun(claude, heard)
+
+
+def test_a_run_that_is_waited_for_is_a_task_whose_end_the_model_is_told(
+    place: Ground, other: Bridge, tmp_path: Path
+) -> None:
+    with beginning(spawn(place.cwd, HELD), place, tmp_path) as (claude, heard, run_id):
         claude.shows("It is begun.", "1 MCP task")
         polled(claude, run_id, "working", "hello")
         run = other.call("get_run", run_id=run_id)
@@ -105,14 +112,8 @@ def test_a_run_that_is_waited_for_is_a_task_whose_end_the_model_is_told(
 
 def test_a_wait_for_several_runs_is_a_task_until_the_last_is_over(place: Ground, other: Bridge, tmp_path: Path) -> None:
     run_ids = [other.spawn(HELD, place.cwd) for _ in range(2)]
-    heard = Heard()
     wait = Call("wait_runs", {"run_ids": run_ids, "until": "all"}, NAME)
-    with (
-        Conversation(heard.script(wait, "It is begun.")) as model,
-        claude_terminal(model, place, tmp_path) as claude,
-    ):
-        claude.begin("please begin")
-        task_id = begun(claude, heard)
+    with beginning(wait, place, tmp_path) as (claude, heard, task_id):
         assert task_id.startswith("wait_")
         polled(claude, task_id, "working", f"{run_ids[0]} running; {run_ids[1]} running")
         other.call("continue_run", run_id=run_ids[0], text="go on")
@@ -129,13 +130,7 @@ def test_a_wait_for_several_runs_is_a_task_until_the_last_is_over(place: Ground,
 def test_a_run_that_asks_opens_a_form_and_goes_on_with_the_persons_answer(
     place: Ground, other: Bridge, tmp_path: Path
 ) -> None:
-    heard = Heard()
-    with (
-        Conversation(heard.script(spawn(place.cwd, QUESTION), "It is begun.")) as model,
-        claude_terminal(model, place, tmp_path) as claude,
-    ):
-        claude.begin("please begin")
-        run_id = begun(claude, heard)
+    with beginning(spawn(place.cwd, QUESTION), place, tmp_path) as (claude, heard, run_id):
         choose_blue(claude, other.call("get_run", run_id=run_id)["agent_name"])
         assert other.call("get_run", run_id=run_id)["status"] == "input_required"
         assert len(heard) == 1
@@ -151,13 +146,7 @@ def test_a_run_that_asks_opens_a_form_and_goes_on_with_the_persons_answer(
 def test_an_answer_to_what_another_client_has_answered_changes_nothing(
     place: Ground, other: Bridge, tmp_path: Path
 ) -> None:
-    heard = Heard()
-    with (
-        Conversation(heard.script(spawn(place.cwd, QUESTION), "It is begun.")) as model,
-        claude_terminal(model, place, tmp_path) as claude,
-    ):
-        claude.begin("please begin")
-        run_id = begun(claude, heard)
+    with beginning(spawn(place.cwd, QUESTION), place, tmp_path) as (claude, heard, run_id):
         choose_blue(claude, other.call("get_run", run_id=run_id)["agent_name"])
         other.call("continue_run", run_id=run_id, decision="red")
         assert other.call("wait_runs", run_ids=[run_id])["runs"][0]["status"] == "completed"
@@ -172,13 +161,7 @@ def test_an_answer_to_what_another_client_has_answered_changes_nothing(
 def test_a_run_whose_host_is_killed_is_told_as_lost_by_the_next_host(
     place: Ground, other: Bridge, tmp_path: Path
 ) -> None:
-    heard = Heard()
-    with (
-        Conversation(heard.script(spawn(place.cwd, HELD), "It is begun.")) as model,
-        claude_terminal(model, place, tmp_path) as claude,
-    ):
-        claude.begin("please begin")
-        run_id = begun(claude, heard)
+    with beginning(spawn(place.cwd, HELD), place, tmp_path) as (claude, heard, run_id):
         polled(claude, run_id, "working", "hello")
         place.kill_host()
         status, document = end_of(told(claude, heard, 2))
@@ -195,14 +178,8 @@ def test_a_wait_goes_on_under_its_id_at_the_host_after_one_that_was_killed(
     lost = other.spawn(HELD, place.cwd)
     session = {"session_mode": "resume", "session_id": other.call("get_run", run_id=lost)["session_id"]}
     queued = other.spawn(HELD, place.cwd, **session)
-    heard = Heard()
     wait = Call("wait_runs", {"run_ids": [lost, queued], "until": "all"}, NAME)
-    with (
-        Conversation(heard.script(wait, "It is begun.")) as model,
-        claude_terminal(model, place, tmp_path) as claude,
-    ):
-        claude.begin("please begin")
-        task_id = begun(claude, heard)
+    with beginning(wait, place, tmp_path) as (claude, heard, task_id):
         polled(claude, task_id, "working", f"{lost} running; {queued} queued")
         place.kill_host()
         polled(claude, task_id, "working", f"{lost} failed; {queued} running")
@@ -250,13 +227,7 @@ def test_a_task_that_the_model_stops_is_a_cancelled_run(place: Ground, other: Br
 
 
 def test_a_task_that_the_person_stops_is_a_cancelled_run(place: Ground, other: Bridge, tmp_path: Path) -> None:
-    heard = Heard()
-    with (
-        Conversation(heard.script(spawn(place.cwd, HELD), "It is begun.")) as model,
-        claude_terminal(model, place, tmp_path) as claude,
-    ):
-        claude.begin("please begin")
-        run_id = begun(claude, heard)
+    with beginning(spawn(place.cwd, HELD), place, tmp_path) as (claude, heard, run_id):
         polled(claude, run_id, "working", "hello")
         claude.shows("It is begun.", "1 MCP task still running")
         claude.press(DOWN, shows="enter to view tasks")

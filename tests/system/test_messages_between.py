@@ -5,18 +5,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends import Backends
-from orchestrator.doors.tools import Tools
-from orchestrator.engine.engine import Caller, Engine
-from orchestrator.host.agents import agents_door
-from orchestrator.store.layout import Home
-from tests.models.player import Player, agent_environment
 from tests.system.desk import Desk
 from tests.system.hosts import wait_gone
 from tests.system.shell import Shell, shell
@@ -24,20 +18,6 @@ from tests.system.shell import Shell, shell
 pytestmark = [pytest.mark.system]
 
 MSG = f"{sys.executable} -m orchestrator msg"
-
-
-@pytest.fixture
-async def both(models: Mapping[str, Player], cwd: Path, tmp_path: Path) -> AsyncGenerator[Desk]:
-    """A desk whose agents may be of either kind, and are heard."""
-    env: dict[str, str] = {}
-    for model in models.values():
-        env |= agent_environment(model, tmp_path)
-    async with Engine(Home.default(), Backends().load) as engine, agents_door(engine):
-        caller = Caller(cwd=cwd, env=env, toolsets=frozenset({"team"}))
-        with engine.lives.client(caller):
-            place = Desk("claude_code", engine, Tools(engine, caller), cwd, env)
-            yield place
-    assert place.processes() == [], "these processes were left"
 
 
 def claude(tool: str, **arguments: Any) -> str:
