@@ -184,9 +184,9 @@ class Drive:
         finally:
             for update in self._told.interrupted():
                 await self._ctx.emit(update)
-        await self._ctx.spend(self._told.usage, more=False)
-        if (words := ends.limit_words(turn, conversation.limited_until)) is not None:
-            await self._ctx.spend(self._told.usage, more=True)
+        words = ends.limit_words(turn, conversation.limited_until)
+        await self._ctx.spend(self._told.usage, more=words is not None)
+        if words is not None:
             raise LimitReached(words, seconds_until(conversation.limited_until))
         return ends.outcome_of(turn, self._told, stopped=conversation.stopped)
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.cli.output import DONE, age, console, one_line, print_json
-from orchestrator.listing import Where, page_of, row_of, tree_of, used_words
+from orchestrator.cli.output import DONE, age, console, one_line, print_json, used_words
+from orchestrator.listing import Where, page_of, row_of, tree_of
 from orchestrator.model import JsonObject, compact
 from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import Home, RunDir

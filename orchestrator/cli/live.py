@@ -27,11 +27,11 @@ from orchestrator.cli.output import (
     one_line,
     print_json,
     say,
+    usage_line,
 )
 from orchestrator.cli.reach import Reach
 from orchestrator.cli.reading import cut_in
 from orchestrator.errors import AlreadyAnswered, OrchestratorError
-from orchestrator.listing import usage_line
 from orchestrator.model import TERMINAL, WAITING, JsonObject
 from orchestrator.store.layout import RunDir
 

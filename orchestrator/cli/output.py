@@ -173,3 +173,32 @@ def duration(seconds: float) -> str:
 def files_of(changes: JsonObject) -> str:
     """How many files changed, in words."""
     return "1 file" if changes["files"] == 1 else f"{changes['files']} files"
+
+
+def used_words(row: JsonObject) -> str:
+    """What a run, with all below it, used, in a word for a list: dollars if somebody knows them, otherwise tokens."""
+    usage: JsonObject = (row.get("tree") or row).get("usage") or {}
+    if "cost_usd" in usage:
+        return f"${usage['cost_usd']:.2f}" if usage["cost_usd"] >= 0.01 else f"${usage['cost_usd']:.4f}"
+    tokens = usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if tokens >= size:
+            return f"{tokens / size:.1f}{unit}"
+    return str(tokens) if usage else ""
+
+
+def usage_line(row: JsonObject) -> str | None:
+    """What a run used, and what it and all below it did together, in words; None if nobody knows."""
+    tree: JsonObject = row.get("tree") or {}
+    words = _in_words(row.get("usage") or {})
+    if together := _in_words(tree.get("usage") or {}):
+        words += f"{'; ' if words else ''}{tree['runs']} runs together {together}"
+    return words or None
+
+
+def _in_words(usage: JsonObject) -> str:
+    names = {"input_tokens": "tokens in", "cached_input_tokens": "of them cached", "output_tokens": "out"}
+    words = [f"{usage[name]:,} {word}" for name, word in names.items() if usage.get(name)]
+    words += [f"{usage['turns']} turns"] if usage.get("turns") else []
+    words += [f"${usage['cost_usd']:.4f}"] if "cost_usd" in usage else []
+    return ", ".join(words)

@@ -22,10 +22,10 @@ from orchestrator.cli.output import (
     one_line,
     print_json,
     say,
+    usage_line,
 )
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import InvalidArgument
-from orchestrator.listing import usage_line
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
 from orchestrator.store.reader import RunReader

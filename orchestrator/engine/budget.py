@@ -20,6 +20,7 @@ from orchestrator.limits import BUDGETS, KEPT_BY_BACKENDS
 from orchestrator.model import JsonObject, Run, RunSpec, Usage
 from orchestrator.store.artifacts import stored_bytes
 from orchestrator.store.layout import Home
+from orchestrator.store.log import RunLog
 from orchestrator.store.members import member_ids
 from orchestrator.store.reader import RunReader, sealed_spec
 
@@ -198,13 +199,13 @@ class Budgets:
         self._home = home
         self._accounts: dict[str, Account] = {}
 
-    async def open(self, spec: RunSpec, run: Run) -> Account | None:
+    async def open(self, spec: RunSpec, log: RunLog) -> Account | None:
         """The account of a run that begins to live here; None if no budget holds for it. To be closed."""
         if not spec.budgeted:
             return None
         if spec.root_run_id and spec.parent_run_id not in self._accounts:
             await self._load(spec.root_run_id)
-        return self._enter(spec, run, await asyncio.to_thread(stored_bytes, self._home.find(spec.run_id)))
+        return self._enter(spec, log.run, await asyncio.to_thread(stored_bytes, log.dir))
 
     def close(self, run_id: str) -> None:
         """The run is over, and what it used is told: what was reserved and not used is free again."""

@@ -35,18 +35,20 @@ async def run_command(
         given: what it reads on stdin.
     """
     began = time.monotonic()
-    stdin = await asyncio.to_thread(_file_of, given) if given else open(os.devnull, "rb")  # noqa: ASYNC230, PTH123, SIM115
+    stdin = await asyncio.to_thread(_file_of, given) if given else None
     ours, theirs = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, cwd=cwd, env=dict(env), start_new_session=True, stdin=stdin, stdout=theirs, stderr=theirs,
+            *argv, cwd=cwd, env=dict(env), start_new_session=True,
+            stdin=stdin or asyncio.subprocess.DEVNULL, stdout=theirs, stderr=theirs,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         os.close(ours)
         return Ran(127, f"it cannot be started: {error}", 0, started=False)
     finally:
         os.close(theirs)
-        stdin.close()
+        if stdin:
+            stdin.close()
     output = _Output()
     reading = asyncio.create_task(output.read(ours))
     exit_code: int | None = None

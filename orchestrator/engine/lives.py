@@ -152,7 +152,7 @@ class Lives:
         face: tuple[Door, str] | None = None
         if self.door and "agent_tools" in backend.abilities and spec.backend_config.get("agent_tools", True):
             face = (self.door, str(self.home.path))
-        account = await self.budgets.open(spec, log.run)
+        account = await self.budgets.open(spec, log)
         life = Life(
             spec, log, backend, env, turn, slots, self.settings, history,
             hosted=hosted, face=face, shared=self._shared, account=account,

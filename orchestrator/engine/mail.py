@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import orjson
@@ -78,10 +80,8 @@ class Mail:
     def _run_dirs(self) -> list[RunDir]:
         """The runs of its tree, or of its directory, the newest first."""
         if self._own is None:
-            workspace = Workspace(self._caller.cwd)
-            return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
-        ids = sorted(self._engine.kin.tree_of(self._caller), reverse=True)
-        return [run_dir for run_id in ids if (run_dir := self._engine.home.find(run_id))]
+            return _of_directory(self._caller.cwd)
+        return _of_tree(self._engine, self._engine.kin.tree_of(self._caller))
 
     async def send(
         self, to: str, message: Message, *, reply_to: str | None = None, deliver: Deliver = "queue"
@@ -266,10 +266,19 @@ async def _newest(engine: Engine, spec: RunSpec, name: str) -> Agent:
 
 def _near(engine: Engine, spec: RunSpec) -> list[RunDir]:
     if spec.root_run_id is None:
-        workspace = Workspace(spec.cwd)
-        return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
-    ids = sorted(engine.kin.members(spec.root_run_id), reverse=True)
-    return [run_dir for run_id in ids if (run_dir := engine.home.find(run_id))]
+        return _of_directory(spec.cwd)
+    return _of_tree(engine, engine.kin.members(spec.root_run_id))
+
+
+def _of_directory(cwd: Path) -> list[RunDir]:
+    """Its newest runs, the newest first."""
+    workspace = Workspace(cwd)
+    return [workspace.run(run_id) for run_id in workspace.run_ids()[: 4 * MOST]]
+
+
+def _of_tree(engine: Engine, ids: Iterable[str]) -> list[RunDir]:
+    """Those of its runs that are there, the newest first."""
+    return [run_dir for run_id in sorted(ids, reverse=True) if (run_dir := engine.home.find(run_id))]
 
 
 def _append_once(inbox: Inbox, letter: JsonObject) -> bool:

@@ -24,8 +24,8 @@ class Meter:
         """What this one did, as far as it is known."""
         self.metered = account is not None and account.watches(KEPT_BY_BACKENDS)
         self._counting = account is not None and account.watches(("max_events", "max_artifact_mb"))
-        self._stored_before = account.used.get("max_artifact_mb", 0.0) * MB if account else 0.0
-        """By the owners before this one."""
+        self._stored_before = account.used.get("max_artifact_mb", 0.0) if account else 0.0
+        """Megabytes, by the owners before this one."""
 
     @property
     def total(self) -> Usage | None:
@@ -59,7 +59,7 @@ class Meter:
     def count(self) -> None:
         """Something was written to the log."""
         if self._counting and self._account:
-            stored = (self._stored_before + self._log.stored_bytes) / MB
+            stored = self._stored_before + self._log.stored_bytes / MB
             self._account.use({"max_events": self._log.run.last_seq, "max_artifact_mb": stored}, more=True)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from orchestrator.errors import (
     AlreadyAnswered,
@@ -20,7 +20,7 @@ from orchestrator.errors import (
     nearest,
 )
 from orchestrator.events import message_added, waiting_status
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution, Run, compact
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, OnApproval, Resolution, Run, compact, now
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import secrets_of
 
@@ -86,8 +86,7 @@ class Requests:
             entry.waiters -= 1
 
     async def _announce(self, request: InputRequest) -> _Open:
-        expires = datetime.now(UTC) + timedelta(seconds=self._timeout_s)
-        request = replace(request, expires_at=expires.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+        request = replace(request, expires_at=now(self._timeout_s))
         entry = _Open(request, asyncio.get_running_loop().create_future())
         self._open[request.request_id] = entry
         try:

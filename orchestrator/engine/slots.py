@@ -97,7 +97,6 @@ class Slots:
         if loop.time() < hold.until - 0.001:  # it was made longer meanwhile
             loop.call_at(hold.until, self._release, backend, hold)
             return
-        hold.until = min(hold.until, loop.time())
         hold.over = True
         self._move_up()
 
@@ -107,9 +106,7 @@ class Slots:
 
     def held_until(self, backend: str) -> str | None:
         """When runs of a backend begin again; None if they do now."""
-        if (hold := self._hold_of(backend)) is None:
-            return None
-        return now(max(hold.until - asyncio.get_running_loop().time(), 0.0))
+        return now(max(self.held_for(backend), 0.0)) if self._hold_of(backend) else None
 
     def held_for(self, backend: str) -> float:
         """How many seconds it is until then."""
