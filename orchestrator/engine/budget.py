@@ -5,6 +5,9 @@ Below: the files of a tree, read once when the first of its runs that live here 
 
 A child with a budget of its own has it reserved: to those above it that much counts as used from its beginning to its
 end, and what it really used after that. A child without one takes from what its parent has left, like the parent.
+
+What an agent asks of its model is told only when it is answered. So a run goes on only if there is something left
+beside what all the others may be just using: as much as the largest step of each so far. The last uses what is left.
 """
 
 from __future__ import annotations
@@ -59,6 +62,8 @@ class Account:
         self.parent = parent
         self.children: list[Account] = []
         self.used: dict[str, float] = {}
+        self._steps: dict[str, float] = {}
+        """The most that its agent used from one count to the next."""
         self.stop: Callable[[str], None] | None = None
         """Ends the run, which is live; None for one that is not."""
         self._spent: dict[str, float] = {}
@@ -111,17 +116,32 @@ class Account:
 
     def held(self, name: str) -> float:
         """The same, with what is reserved for those below it and not used."""
-        return self.spent(name) + self._reserved(name)
+        return self.spent(name) + self._ahead(name)
 
-    def _reserved(self, name: str) -> float:
-        if name not in self._reserving:
+    def under_way(self, name: str) -> float:
+        """What those that draw on it may be just using, beside what is reserved."""
+        return self._ahead(name, steps=name in KEPT_BY_BACKENDS) - self._ahead(name)
+
+    def _ahead(self, name: str, *, steps: bool = False, but: Account | None = None) -> float:
+        """What is reserved for those below it.
+
+        Args:
+            steps: also what all may use before they are counted again.
+            but: not of this one.
+        """
+        if not steps and name not in self._reserving:
             return 0.0
-        return sum(
-            (max(0.0, child.limits[name] - child.spent(name)) if child.live else 0.0)
-            if name in child.limits
-            else child._reserved(name)
-            for child in self.children
-        )
+        ahead = self._step(name) if steps and self.stop and self is not but else 0.0
+        for child in self.children:
+            if child.live:
+                reserved = child.limits[name] - child.spent(name) if name in child.limits else 0.0
+                over = child._step(name) if steps and reserved > 0 else 0.0
+                ahead += max(reserved + over, child._ahead(name, steps=steps, but=but))
+        return ahead
+
+    def _step(self, name: str) -> float:
+        """What it may use at once, as far as it is known; of one that was not counted yet, what its parent did."""
+        return next((account._steps[name] for account in self.lineage if name in account._steps), 0.0)
 
     def _add(self, amounts: Mapping[str, float]) -> None:
         for name, amount in amounts.items():
@@ -129,6 +149,12 @@ class Account:
             self.used[name] = amount
             for account in self.lineage:
                 account._spent[name] = account._spent.get(name, 0.0) + more
+
+    def _measure(self, amounts: Mapping[str, float]) -> None:
+        """Remembers the largest steps of the agent."""
+        for name in amounts.keys() & set(KEPT_BY_BACKENDS):
+            if (step := amounts[name] - self.used.get(name, 0.0)) > self._steps.get(name, 0.0):
+                self._steps[name] = step
 
     def watches(self, names: tuple[str, ...]) -> bool:
         """Whether a budget of one of these names holds for the run."""
@@ -150,19 +176,20 @@ class Account:
         Returns:
             False if it may begin nothing more.
         """
+        self._measure(amounts)
         self._add(amounts)
         spared = None if more else self
         over = False
         for account in self.lineage:
             for name in amounts.keys() & account.limits.keys():
-                limit = account.limits[name]
-                if everybody := account.spent(name) >= limit:
+                if account.spent(name) >= account.limits[name]:
+                    account._end(name, spared)
                     over = True
-                elif account.held(name) >= limit:
-                    over |= self._draws_on(account, name)
-                else:
-                    continue
-                account._end(name, spared, everybody=everybody)
+                elif more and self._draws_on(account, name):
+                    ahead = account._ahead(name, steps=name in KEPT_BY_BACKENDS, but=self)
+                    if account.spent(name) + ahead >= account.limits[name]:
+                        self._stop(account, name, ahead)
+                        over = True
         return not (over and more)
 
     def _draws_on(self, account: Account, name: str) -> bool:
@@ -170,18 +197,22 @@ class Account:
         below = next((a for a in self.lineage if a is account or name in a.limits), account)
         return below is account
 
-    def _end(self, name: str, spared: Account | None, *, everybody: bool) -> None:
-        """Ends the live runs that draw on this account.
+    def _end(self, name: str, spared: Account | None) -> None:
+        """Ends the live runs below: those too for which a part is reserved."""
+        for account in list(self.below):
+            if account is not spared:
+                account._stop(self, name)
+
+    def _stop(self, account: Account, name: str, ahead: float = 0.0) -> None:
+        """Ends the run, if it lives, because of the budget of an account.
 
         Args:
-            everybody: those too for which a part of it is reserved.
+            ahead: how much of it is for others.
         """
-        spent, held = self.spent(name), self.held(name)
-        used = f"is used up: {spent:g}" + (f", and {held - spent:g} reserved for runs below it" if held > spent else "")
-        for account in list(self.below):
-            if account.stop and account is not spared and (everybody or account._draws_on(self, name)):
-                whose = "" if account is self else f" of {self.run_id}"
-                account.stop(f"limits.{name} = {self.limits[name]:g}{whose} {used}")
+        if self.stop:
+            whose = "" if account is self else f" of {account.run_id}"
+            kept = f", and {ahead:g} reserved for others of its tree" if ahead else ""
+            self.stop(f"limits.{name} = {account.limits[name]:g}{whose} is used up: {account.spent(name):g}{kept}")
 
 
 class Asked(NamedTuple):
@@ -240,12 +271,15 @@ class Budgets:
                     f"backend {asked.backend!r} does not say what it uses of limits.{name}, which {whose.run_id} has; "
                     "use another backend"
                 )
+            busy = whose.under_way(name)
+            left -= busy
             wanted = asked.limits.get(name, 0)
             leaves_nothing = wanted and account.stop and wanted >= left
             if left <= 0 or wanted > left or leaves_nothing:
                 least = f"give the new run less than {left:g}" if left > 0 else "finish with what there is"
                 raise LimitExceeded(
                     f"{whose.run_id} has {max(left, 0):g} left of limits.{name} = {whose.limits[name]:g}"
+                    f"{f' beside {busy:g} for what is under way' if busy else ''}"
                     f"{f', and {wanted:g} would leave it nothing' if wanted and left > 0 else ''}; {least}"
                 )
 

@@ -16,10 +16,12 @@ pytestmark = [pytest.mark.system]
 TURN = 1_100
 """Tokens of each answer of the models: 1,000 in and 100 out."""
 STEPS = ["usage 1000 100", *(f"run echo {number}" for number in range(40)), "final never"]
+THOUGHT = [line for step in STEPS for line in ((step, "sleep 0.4") if step.startswith("run") else (step,))]
+"""The same by a model that takes a while: an agent that was ended does not hear in that time what it asked for last."""
 
 
 def spawning(both: Desk, backend: str, **more: object) -> str:
-    call = {"backend": backend, "prompt": "\n".join(STEPS), "cwd": str(both.cwd), "on_approval": "allow", **more}
+    call = {"backend": backend, "prompt": "\n".join(THOUGHT), "cwd": str(both.cwd), "on_approval": "allow", **more}
     return f"call mcp__orchestrator__spawn_run {json.dumps(call)}"
 
 
@@ -34,11 +36,11 @@ async def members(both: Desk, root: str) -> list[JsonObject]:
 async def test_five_runs_never_use_more_than_their_budget_and_one_turn(
     both: Desk, models: Mapping[str, Player]
 ) -> None:
-    budget = 30 * TURN
+    budget = 25 * TURN
     before = {name: len(model.requests) for name, model in models.items()}
     hands = [spawning(both, name) for name in ("codex", "claude_code", "codex", "claude_code")]
     root = await both.spawn(
-        "usage 1000 100", *hands, *STEPS[1:],
+        "usage 1000 100", *hands, *THOUGHT[1:],
         limits={"max_tokens": budget}, backend_config={"delegate": True}, on_approval="allow",
     )  # fmt: skip
     runs = [run for run in await members(both, root) if run["run_id"] != root]
@@ -48,7 +50,7 @@ async def test_five_runs_never_use_more_than_their_budget_and_one_turn(
     assert {run["status"] for run in [top, *runs]} == {"failed"}
     used = top["tree"]["usage"]
     told = used["input_tokens"] + used["output_tokens"]
-    assert budget <= told <= budget + TURN, top["tree"]
+    assert budget - 4 * TURN <= told <= budget + TURN, (top["tree"], [run["error"]["message"] for run in [top, *runs]])
     assert top["tree"]["runs"] == 5
     each = [run.get("usage", {}) for run in [top, *runs]]  # the last ones may not have come to use anything
     assert told == sum(usage.get(name, 0) for usage in each for name in ("input_tokens", "output_tokens"))

@@ -114,7 +114,7 @@ async def test_a_command_that_outlives_its_turn_is_ended_and_told(codex: Desk, l
     assert ended["data"]["command"] == f"echo begun; sleep {SECONDS}"
     assert ended["data"]["output"] == "begun\n"
     assert ended["data"]["status"] in ("failed", "interrupted")
-    assert "exit_code" not in ended["data"]
+    assert ended["data"].get("exit_code") in (None, 137), "SIGKILL, if Codex hears of its end before it says so itself"
     assert (run["result"]["final_response"], sleepers()) == ("end", [])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,23 +152,31 @@ async def test_children_without_a_budget_share_their_parents(desk: Desk) -> None
     one, two = await desk.children(root)
     assert [(await desk.settled(run))["budget_left"]["max_tokens"] for run in (one, two)][1] == 60
     await desk.tools.call("continue_run", {"run_id": one, "text": "on"})
+    first = await desk.over(one)
+    words = f"limits.max_tokens = 150 of {root} is used up: 130, and 50 reserved for others of its tree"
+    assert (first["error"]["code"], first["error"]["message"]) == ("budget_exceeded", words)
+    await desk.tools.call("continue_run", {"run_id": two, "text": "on"})
     ends = [await desk.over(run) for run in (one, two, root)]
     assert [run["error"]["code"] for run in ends] == ["budget_exceeded"] * 3
-    assert f"limits.max_tokens = 150 of {root} is used up: 170" in ends[0]["error"]["message"]
+    assert f"limits.max_tokens = 150 of {root} is used up: 170" in ends[1]["error"]["message"]
     tree = ends[2]["tree"]
     assert tree == {"runs": 3, "live": 0, "usage": {"input_tokens": 170, "output_tokens": 0, "turns": 5}}
 
 
 async def test_a_childs_budget_is_reserved_and_what_it_leaves_is_given_back(desk: Desk) -> None:
     small = desk.child("spend 10 0", "ask Well?", limits={"max_tokens": 60})
-    root = await desk.spawn(small, small, "ask Ready?", small, "final end", limits={"max_tokens": 100}, **DELEGATES)
+    script = (small, "ask Ready?", small, "ask Now?", small, "final end")
+    root = await desk.spawn(*script, limits={"max_tokens": 100}, **DELEGATES)
     run = await desk.settled(root)
     assert run["budget_left"] == {"max_tokens": 40}
     (child,) = await desk.children(root)
+    await desk.settled(child)
+    await desk.tools.call("continue_run", {"run_id": root, "text": "on"})
+    await desk.settled(root)
     refused = [text for text in await desk.said(root) if "limit_exceeded" in text]
     assert refused == [
-        f"limit_exceeded: {root} has 40 left of limits.max_tokens = 100, and 60 would leave it nothing; "
-        "give the new run less than 40"
+        f"limit_exceeded: {root} has 30 left of limits.max_tokens = 100 beside 10 for what is under way, and 60 would "
+        "leave it nothing; give the new run less than 30"
     ]
     assert (await desk.settled(child))["budget_left"] == {"max_tokens": 50}
     await desk.tools.call("continue_run", {"run_id": child, "text": "on"})
@@ -202,16 +209,32 @@ async def test_a_spawn_that_is_made_again_finds_its_run_whatever_is_left(desk: D
 
 async def test_what_is_reserved_for_a_child_is_not_used_by_its_parent(desk: Desk) -> None:
     kept = desk.child("spend 10 0", "ask Well?", "spend 10 0", limits={"max_tokens": 60})
-    root = await desk.spawn(kept, "spend 45 0", "say too much", limits={"max_tokens": 100}, **DELEGATES)
-    run = await desk.over(root)
-    words = r"limits.max_tokens = 100 is used up: (\d+), and (\d+) reserved for .*"
-    total = re.fullmatch(words, run["error"]["message"])
-    assert total
-    assert int(total[1]) + int(total[2]) == 105
+    script = (kept, "ask Ready?", "spend 45 0", "say too much")
+    root = await desk.spawn(*script, limits={"max_tokens": 100}, **DELEGATES)
+    await desk.settled(root)
     (child,) = await desk.children(root)
+    await desk.settled(child)
+    await desk.tools.call("continue_run", {"run_id": root, "text": "on"})
+    run = await desk.over(root)
+    words = "limits.max_tokens = 100 is used up: 55, and 60 reserved for others of its tree"
+    assert run["error"]["message"] == words, "50 of its own, and 10 by which it may be over"
     assert (await desk.settled(child))["status"] == "input_required"
     await desk.tools.call("continue_run", {"run_id": child, "text": "on"})
     assert (await desk.over(child))["status"] == "completed"
+
+
+async def test_a_child_is_refused_where_what_is_left_is_under_way(desk: Desk) -> None:
+    asking = desk.child("spend 40 0", "ask Well?")
+    script = ("spend 10 0", asking, "ask Ready?", "spend 10 0", asking)
+    root = await desk.spawn(*script, limits={"max_tokens": 110}, **DELEGATES)
+    await desk.settled(root)
+    await desk.settled((await desk.children(root))[0])
+    await desk.tools.call("continue_run", {"run_id": root, "text": "on"})
+    await desk.over(root)
+    assert [text for text in await desk.said(root) if "limit_exceeded" in text] == [
+        f"limit_exceeded: {root} has 0 left of limits.max_tokens = 110 beside 50 for what is under way; "
+        "finish with what there is"
+    ]
 
 
 async def test_times_are_inherited_and_never_longer_than_the_parents(desk: Desk) -> None:
@@ -317,6 +340,44 @@ def test_no_order_of_steps_goes_over_a_trees_budget_by_more_than_one(steps: list
         assert went_on == (str(number) not in ended.names)
     assert used[1] + used[3] < 40 + 30
     assert used[4] < 20 + 30
+
+
+@given(st.lists(st.integers(0, 4), max_size=60), st.sampled_from([5, 9, 10, 13]))
+def test_what_all_are_just_doing_fits_into_the_budget_and_one_step(order: list[int], step: int) -> None:
+    """Each has always asked its model for something more, and hears of its end only with the answer."""
+    ended = Ended()
+    accounts = [ended.account("0", None, max_tokens=100)]
+    accounts[0].use({"max_tokens": step}, more=True)
+    accounts += [ended.account("1", accounts[0], max_tokens=40), ended.account("2", accounts[0])]
+    accounts += [ended.account("3", accounts[1]), ended.account("4", accounts[0])]
+    used = [step, 0, 0, 0, 0]
+    left = set(range(5))
+    for number in [*order, *range(5)]:
+        if number not in left:
+            continue
+        told_of_its_end = str(number) in ended.names
+        used[number] += step
+        if not accounts[number].use({"max_tokens": used[number]}, more=True) or told_of_its_end:
+            accounts[number].close()
+            left.remove(number)
+    assert sum(used) <= 100 + step
+    assert used[1] + used[3] <= 40 + step
+
+
+def test_the_last_run_uses_what_is_left() -> None:
+    ended = Ended()
+    root = ended.account("root", None, max_turns=10)
+    children = [ended.account(str(number), root) for number in range(3)]
+    for used in (1, 2):
+        for child in children:
+            assert child.use({"max_turns": used}, more=True)
+    assert children[0].use({"max_turns": 3}, more=True), "7 are used, and 2 under way"
+    assert not children[1].use({"max_turns": 3}, more=True), "8 are used, and 2 under way"
+    children[1].close()
+    assert not children[2].use({"max_turns": 3}, more=True), "9 are used, and 1 under way"
+    children[2].close()
+    assert not children[0].use({"max_turns": 4}, more=True)
+    assert ended.names == ["1", "2", "root", "0"]
 
 
 async def test_a_budget_that_makes_no_sense_is_refused(desk: Desk) -> None:
