@@ -19,7 +19,7 @@ import orjson
 from orchestrator.errors import StoreError
 from orchestrator.home import make_directory
 from orchestrator.model import JsonObject, as_object, compact, now
-from orchestrator.store.layout import Home, write_all
+from orchestrator.store.layout import Home, write_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +77,7 @@ class Deliveries:
                 written = self._read()
                 end = written.rfind(b"\n") + 1  # a torn line goes
                 line = {"seq": written.count(b"\n") + 1, "ts": now(), "type": event_type, "data": compact(data)}
-                os.ftruncate(self._fd, end)
-                os.lseek(self._fd, end, os.SEEK_SET)
-                write_all(self._fd, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-                os.fsync(self._fd)
+                write_from(self._fd, end, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
 

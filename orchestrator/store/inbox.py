@@ -15,7 +15,7 @@ import orjson
 
 from orchestrator.errors import LimitExceeded, StoreError
 from orchestrator.model import JsonObject, as_object, now
-from orchestrator.store.layout import Workspace, replace_file, write_all
+from orchestrator.store.layout import Workspace, replace_file, write_from
 
 MAX_BYTES = 16 * 2**20
 
@@ -55,10 +55,7 @@ class Inbox:
                 else:
                     write = b""
                 write += orjson.dumps({"seq": seq, "ts": now(), **message}, option=orjson.OPT_APPEND_NEWLINE)
-                os.ftruncate(descriptor, end)
-                os.lseek(descriptor, end, os.SEEK_SET)
-                write_all(descriptor, write)
-                os.fsync(descriptor)
+                write_from(descriptor, end, write)
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
         return seq

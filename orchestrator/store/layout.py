@@ -331,6 +331,14 @@ def write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_from(descriptor: int, offset: int, content: bytes) -> None:
+    """Replaces what a file has from an offset on; durable when it returns."""
+    os.ftruncate(descriptor, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    write_all(descriptor, content)
+    os.fsync(descriptor)
+
+
 def sync_directory(path: str) -> None:
     """Makes the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
