@@ -201,6 +201,8 @@ class BackendError(Exception):
 
 def nearest(wanted: str, known: Iterable[str]) -> str:
     """A hint to append to a message: the nearest known names, or all of them when few, or nothing."""
+    if len(wanted) > 200:  # comparing takes its time
+        return ""
     names = sorted(set(known))
     close = get_close_matches(wanted, names, n=3, cutoff=0.6)
     if close:

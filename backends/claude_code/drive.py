@@ -20,7 +20,7 @@ import orjson
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKError, ResultMessage
 
 from backends.claude_code import ends
-from backends.claude_code.options import Options, agent_environment, sdk_options
+from backends.claude_code.options import IDLE_MS, Options, agent_environment, sdk_options
 from backends.claude_code.prompt import content_of
 from backends.claude_code.sessions import Spent, spent_until_now, transcript_of
 from backends.claude_code.talk import Talk
@@ -98,7 +98,8 @@ class Drive:
         else:
             self._session = self._resume
         if self._ctx.agent_tools is not None:
-            fields["mcp_servers"] = {OURS: self._ctx.agent_tools.server, **fields["mcp_servers"]}
+            server = {**self._ctx.agent_tools.server, "timeout": IDLE_MS}  # whatever MCP_TOOL_TIMEOUT says
+            fields["mcp_servers"] = {OURS: server, **fields["mcp_servers"]}
         env = agent_environment(self._ctx.env, self._spec.cwd, claude_agent_sdk.__version__)
         appended = self._options.append_system_prompt
         async with _running(fields, self._spec, self._ctx, env, appended) as (options, process):

@@ -38,6 +38,7 @@ ASK_CALLER: JsonObject = {
         "properties": {
             "question": {"type": "string"},
             "options": {"type": "array", "items": {"type": "string"}, "description": "short answers to choose from"},
+            "context": {"type": "string", "description": "what they need to know to answer"},
         },
         "required": ["question"],
         "additionalProperties": False,
@@ -167,7 +168,8 @@ def _questions(params: JsonObject) -> list[Question]:
 
 def _asked(params: JsonObject) -> Question:
     given = as_object(params.get("arguments")) or {}
-    return Question("1", str(given.get("question", "")), options=options_of(given.get("options")))
+    text = "\n\n".join(str(given[name]) for name in ("question", "context") if given.get(name))
+    return Question("1", text, options=options_of(given.get("options")))
 
 
 # ---- what an MCP server asks

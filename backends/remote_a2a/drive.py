@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from a2a.types import Message, StreamResponse
@@ -27,6 +27,7 @@ from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.events import Progress, RemoteRef, SessionBound, Started
 from orchestrator.model import Answer, Attachment, InputRequest, RunSpec
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 WATCHDOG_S = 60.0
@@ -300,30 +301,37 @@ class Drive:
         call = self._tracker.call()
         return await (self._ask() if call is None else self._call(call))
 
-    async def _call(self, call: ToolCall) -> Message:
-        """Calls one of our tools for the agent. Returns the message with what it gave."""
+    async def _call(self, call: ToolCall) -> Message | None:
+        """Calls one of our tools for the agent. Returns the message with what it gave, or None if the task went on
+        without it. Each call is an event, so that `limits.max_events` bounds them."""
+        await self._ctx.emit(Progress(detail=f"calls {call.name}"))
         if (tools := self._ctx.agent_tools) is not None and self._agent.extended:
-            result = await tools.call(call.call_id, call.name, call.arguments)
+            result = await self._while_paused(tools.call(call.call_id, call.name, call.arguments), WATCHDOG_S)
         else:
             words = "no tools are offered to you; go on without"
             result = {"content": [{"type": "text", "text": words}], "isError": True}
-        return self._envelope.result(self._tracker, call, result)
+        return self._envelope.result(self._tracker, call, result) if result is not None else None
 
     async def _ask(self) -> Message | None:
         """Brings the task's request to the caller. Returns the message that answers it, or None if the task went on
         without one, as after a login elsewhere."""
         request = self._tracker.request()
-        asking = asyncio.ensure_future(self._ctx.ask(request))
-        watching = asyncio.ensure_future(self._went_on(POLL_S if request.kind == "auth" else WATCHDOG_S))
+        every_s = POLL_S if request.kind == "auth" else WATCHDOG_S
+        answer = await self._while_paused(self._ctx.ask(request), every_s)
+        if answer is None:
+            return None
+        self._log_in(answer)
+        return self._envelope.answer(self._tracker, request, answer)
+
+    async def _while_paused(self, work: Coroutine[Any, Any, T], every_s: float) -> T | None:
+        """What some work for the paused task gives; None, and the work given up, if the task went on without it."""
+        working = asyncio.ensure_future(work)
+        watching = asyncio.ensure_future(self._went_on(every_s))
         try:
-            await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                return None
-            answer = asking.result()
-            self._log_in(answer)
-            return self._envelope.answer(self._tracker, request, answer)
+            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
         finally:
-            for task in (asking, watching):
+            for task in (working, watching):
                 if not task.done():
                     task.cancel()
                     await asyncio.wait({task})

@@ -52,7 +52,10 @@ _CARRIED: dict[str, type[Update]] = {
 TOOL_CALL = "tool_call"
 """The type of an envelope in the message of a paused task: the agent calls one of the client's tools, and waits for
 what it gives. Questions to the caller come as `input_required` or `auth_required`."""
-_CALL_ID_CHARS = 100
+_ASK = "ask_caller"
+"""The tool whose call is a question to the caller like any other, and outlives a crash like those."""
+_NAME_CHARS = 100
+"""Of the name of a tool, and of the id of a call."""
 
 
 class ToolCall(NamedTuple):
@@ -108,7 +111,12 @@ def _progress_of(received: Any) -> JsonObject | None:
 
 
 def call_of(received: Any) -> ToolCall | None:
-    """The call in a `tool_call` envelope; None for anything else or malformed."""
+    """The call in a `tool_call` envelope; None for a question, for anything else, or malformed."""
+    call = _call_of(received)
+    return None if call is None or call.name == _ASK else call
+
+
+def _call_of(received: Any) -> ToolCall | None:
     envelope = as_object(received) or {}
     call = as_object((as_object(envelope.get("data")) or {}).get("call"))
     if envelope.get("type") != TOOL_CALL or call is None:
@@ -116,11 +124,13 @@ def call_of(received: Any) -> ToolCall | None:
     call_id, name, arguments = call.get("id"), call.get("name"), as_object(call.get("arguments", {}))
     if not isinstance(call_id, str) or not isinstance(name, str) or arguments is None:
         return None
-    return ToolCall(call_id, name, arguments) if 0 < len(call_id) <= _CALL_ID_CHARS else None
+    return ToolCall(call_id, name, arguments) if call_id and max(len(call_id), len(name)) <= _NAME_CHARS else None
 
 
 def request_of(received: Any, fallback: InputRequest) -> InputRequest:
     """The request in an `input_required` or `auth_required` envelope, or the plain one that A2A gave."""
+    if call := _call_of(received):
+        return _question_of(call, fallback)
     data = as_object((as_object(received) or {}).get("data")) or {}
     request = as_object(data.get("request"))
     if request is None:
@@ -136,6 +146,17 @@ def request_of(received: Any, fallback: InputRequest) -> InputRequest:
         return fallback
     names = ("request_id", "kind", "text", "options", "questions", "detail")
     return InputRequest(**{name: request[name] for name in names if request.get(name) is not None})
+
+
+def _question_of(call: ToolCall, fallback: InputRequest) -> InputRequest:
+    words = [call.arguments.get(name) for name in ("question", "context")]
+    options = [option for option in as_array(call.arguments.get("options")) or () if isinstance(option, str)]
+    return InputRequest(
+        request_id=call.call_id,
+        kind="question",
+        text="\n\n".join(word for word in words if word and isinstance(word, str)) or fallback.text,
+        options=[{"id": option, "label": option} for option in options] or None,
+    )
 
 
 def usage_of(received: Any) -> Usage | None:

@@ -83,7 +83,8 @@ class Offers:
 
     async def complete(self, _ctx: Any, params: types.CompleteRequestParams) -> types.CompleteResult:
         """The likeliest values of an argument."""
-        values = await resources.complete(self._tools, params.argument.name, params.argument.value)
+        with as_protocol_errors():
+            values = await resources.complete(self._tools, params.argument.name, params.argument.value)
         some = values[: resources.MOST]
         completion = types.Completion(values=some, total=len(values), has_more=len(values) > len(some))
         return types.CompleteResult(completion=completion)

@@ -55,6 +55,7 @@ async def read(tools: Tools, uri: str) -> Content:
     Raises:
         OrchestratorError: there is none of that name.
     """
+    tools.check_live()
     scheme, _, name = uri.partition("://")
     match scheme:
         case "profiles" if uri == PROFILES:
@@ -144,6 +145,7 @@ async def complete(tools: Tools, argument: str, begun: str) -> list[str]:
 
 
 def _values(tools: Tools, argument: str) -> list[str]:
+    tools.check_live()
     workspace = Workspace(tools.caller.cwd)
     if tools.caller.bound and argument in ("agent_name", "run_id"):  # for agents there is list_agents
         return []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from orchestrator.engine import deliverables
 from orchestrator.engine.caller import Caller
@@ -15,7 +16,7 @@ from orchestrator.store.layout import RunDir
 from orchestrator.store.reader import sealed_spec
 from orchestrator.workspaces.results import Commit, Result
 
-Route = Callable[[JsonObject], Awaitable[JsonObject]]
+Route = Callable[[JsonObject], Coroutine[Any, Any, JsonObject]]
 
 
 class Results:
@@ -83,4 +84,6 @@ class Results:
 
     def _open(self, run_dir: RunDir) -> Result:
         trusted = self._engine.lives.settings.trusts(run_dir.workspace.cwd)
-        return Result(run_dir, sealed_spec(self._engine.home, run_dir), self._caller.agent_env, trusted=trusted)
+        return Result(
+            run_dir, sealed_spec(self._engine.home, run_dir), self._engine.env_for(self._caller), trusted=trusted
+        )

@@ -197,7 +197,7 @@ TOOLS: tuple[Tool, ...] = (
 _LETTER: JsonObject = {
     "text": _s("what to say"),
     "parts": {"type": "array", "items": {"type": "object"}, "minItems": 1, "description": "instead of text, as in A2A"},
-    "reply_to": _s("id of the message that this answers"),
+    "reply_to": _s("id of the message that this answers", maxLength=64),
     "deliver": {
         "enum": ["queue", "now", "wake"],
         "description": "default queue: until it is fetched; now: into the work of a running agent; wake: starts a "
@@ -213,7 +213,12 @@ _FETCH: JsonObject = {
     },
     "wait_ms": _i("how long to wait while there are none", 0, 0, 50_000),
 }
-_LIST_AGENTS = Tool("list_agents", "The agents that you may write to, and how far they are.", {}, idempotent=True)
+_LIST_AGENTS = Tool(
+    "list_agents",
+    "The agents that you may write to, newest first, and how far they are; `more` counts those left out.",
+    {},
+    idempotent=True,
+)
 
 TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
     "agent": (
@@ -239,7 +244,7 @@ TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
         Tool(
             "send_message",
             "Write to another agent of your tree, or to your caller.",
-            {"to": _s("agent_name, one run_id of it, or caller"), **_LETTER},
+            {"to": _s("agent_name, one run_id of it, or caller", maxLength=64), **_LETTER},
             ("to",),
             read=False,
         ),
@@ -256,7 +261,7 @@ TOOLSETS: Mapping[str, tuple[Tool, ...]] = {
         Tool(
             "send_agent_message",
             "Write to an agent of this directory.",
-            {"to": _s("agent_name, or one run_id of it"), **_LETTER},
+            {"to": _s("agent_name, or one run_id of it", maxLength=64), **_LETTER},
             ("to",),
             read=False,
         ),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.clip import json_chars
+from orchestrator.doors.results import Route
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.face import Face
-from orchestrator.engine.mail import Agent, Mail, own_life
+from orchestrator.engine.mail import PAGE_BYTES, Agent, Mail, own_life
 from orchestrator.engine.spawn import message_of
 from orchestrator.model import JsonObject, compact
 
-Route = Callable[[JsonObject], Awaitable[JsonObject]]
+SUMMARY_CHARS = 160
 
 
 class Talk:
@@ -68,7 +70,16 @@ class Talk:
 
     async def _list_agents(self, _given: JsonObject) -> JsonObject:
         own = self._caller.parent_run_id if self._caller.bound else None
-        return {"agents": [_row(agent, own) for agent in await self._mail.agents()]}
+        agents = sorted(await self._mail.agents(), key=lambda agent: agent.run.run_id != own)
+        rows: list[JsonObject] = []
+        chars = 0
+        for agent in agents:
+            row = _row(agent, own)
+            chars += json_chars(row)
+            if rows and chars > PAGE_BYTES:
+                break
+            rows.append(row)
+        return compact({"agents": rows, "more": len(agents) - len(rows) or None})
 
 
 def _row(agent: Agent, own: str | None) -> JsonObject:
@@ -80,7 +91,7 @@ def _row(agent: Agent, own: str | None) -> JsonObject:
             "role": run.role,
             "backend": run.backend,
             "status": run.status,
-            "summary": run.summary,
+            "summary": run.summary and run.summary[:SUMMARY_CHARS],
             "progress": run.progress,
             "you": True if run.run_id == own else None,
         }

@@ -6,14 +6,14 @@ Above: any door that speaks in tools (MCP today). Below: the engine for commands
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator import profiles
 from orchestrator.clip import clip, json_chars
-from orchestrator.doors.results import Results
+from orchestrator.doors.results import Results, Route
 from orchestrator.doors.schemas import TOOLSETS, Tool, offered
 from orchestrator.doors.talk import Talk
 from orchestrator.engine.engine import Caller, Engine
@@ -34,6 +34,7 @@ LONGEST_WAIT_S = 50.0
 """How long a call waits: known clients give up after a minute."""
 PROFILE_CHARS = 500
 """Of a profile in a list."""
+_OVER = "your run is over"
 Forward = Callable[[str, Caller, str, JsonObject], Awaitable[JsonObject]]
 """Calls a tool at the socket of another process for a caller."""
 
@@ -56,7 +57,7 @@ class Tools:
         self.home = engine.home
         self.offered = offered(caller.toolsets, usual=not caller.bound or caller.delegates)
         self._validators: Mapping[str, Validator] = {}
-        self._routes: dict[str, Callable[[JsonObject], Awaitable[JsonObject]]] = {
+        self._routes: dict[str, Route] = {
             "spawn_run": self._spawn_run,
             "get_run": self._get_run,
             "poll_events": self._poll_events,
@@ -78,22 +79,47 @@ class Tools:
         """
         route = self._routes.get(name)
         if route is None:
-            raise InvalidArgument(f"no tool {name!r}{nearest(name, (tool.name for tool in self.offered))}")
+            raise InvalidArgument(f"no tool {name[:80]!r}{nearest(name, (tool.name for tool in self.offered))}")
         if BY_NAME[name] not in self.offered:
             raise InvalidArgument(_unoffered(name))
-        if self.caller.bound and (self.caller.parent_run_id or "") not in self._engine.lives:
-            raise WrongState("your run is over")
+        self.check_live()
         if not self._validators:
             self._validators = await asyncio.to_thread(_make_validators)
         given = check_arguments(BY_NAME[name], self._validators[name], arguments)
         try:
-            return await route(given)
+            return await self._while_live(route(given))
         except NotOwner as elsewhere:
             if elsewhere.socket is None or self._forward is None or self.caller.forwarded:
                 raise
             run = await self._find(given)
             named = {key: value for key, value in arguments.items() if key not in ("agent_name", "cwd")}
             return await self._forward(elsewhere.socket, self.caller, name, {**named, "run_id": run.run_id})
+
+    def check_live(self) -> None:
+        """Refuses the agent of a run that is over: its pass is worth nothing any more.
+
+        Raises:
+            WrongState: it is over.
+        """
+        if self.caller.bound and (self.caller.parent_run_id or "") not in self._engine.lives:
+            raise WrongState(_OVER)
+
+    async def _while_live(self, answering: Coroutine[Any, Any, JsonObject]) -> JsonObject:
+        """What a call gives; to an agent nothing that comes after its run is over, such as the messages to its next."""
+        life = self._engine.lives.get(self.caller.parent_run_id or "") if self.caller.bound else None
+        if life is None:
+            return await answering
+        call, end = asyncio.ensure_future(answering), asyncio.ensure_future(life.over())
+        try:
+            await asyncio.wait({call, end}, return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                raise WrongState(_OVER)
+            return call.result()
+        finally:
+            for task in (call, end):
+                if not task.done():
+                    task.cancel()
+                    await asyncio.wait({task})
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
         waits = given.pop("wait", False)

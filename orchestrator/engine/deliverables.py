@@ -4,12 +4,12 @@ pull request. The patch lies with them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from orchestrator.events import Event
+from orchestrator.files import read_file
 from orchestrator.model import JsonObject, RunSpec
 from orchestrator.store.layout import RunDir, replace_file
 from orchestrator.store.log import RunLog
@@ -39,7 +39,7 @@ def write(log: RunLog, spec: RunSpec, answer: str, facts: JsonObject) -> list[st
 def title_of(run_dir: RunDir) -> tuple[str, str]:
     """The title and the words of a commit of the run's work, from its pull request; the run's id if it has none."""
     try:
-        document = orjson.loads(Path(run_dir.file(PULL_REQUEST)).read_bytes())
+        document = orjson.loads(read_file(run_dir.file(PULL_REQUEST)))
         return str(document["title"]), str(document["body"])
     except (OSError, ValueError, KeyError, TypeError):
         return f"Work of {run_dir.run_id}", ""

@@ -155,7 +155,7 @@ class Engine:
             arguments, ref = profiled.profiled(arguments, profile, backend, ceiling, trusted=trusted)
         elif session_id := arguments.get("session_id"):
             ref = self._profile_of(Workspace(spawn.workspace_path(arguments["cwd"])), session_id)
-        return settings, spawn.request_of(arguments, backend, caller.cwd, self._env_for(caller), settings, parent, ref)
+        return settings, spawn.request_of(arguments, backend, caller.cwd, self.env_for(caller), settings, parent, ref)
 
     def _profile_of(self, workspace: Workspace, session_id: str) -> ProfileRef | None:
         """The profile of a session that goes on: its agent stays what it is."""
@@ -211,7 +211,7 @@ class Engine:
 
     async def _begin(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         spec = request.spec
-        env = self._env_for(caller)
+        env = self.env_for(caller)
         secrets = secrets_of(spec.backend_config, {**caller.env, **env}, caller.settings.mask_env)
         mask = Mask(secrets).plus(frozenset(life.face.key for life in self.lives if life.face))
         own, created = await asyncio.to_thread(self._create, request, mask)
@@ -251,7 +251,7 @@ class Engine:
         if caller.bound and not self.kin.is_in_tree(run_id, caller):
             raise SessionNotFound("no such session in your tree; call list_agents")
 
-    def _env_for(self, caller: Caller) -> Mapping[str, str]:
+    def env_for(self, caller: Caller) -> Mapping[str, str]:
         """What an agent gets of the environment: of a parent that may not do everything that which it was given itself,
         for it could name programs and homes in its own."""
         parent = self.lives.get(caller.parent_run_id) if caller.parent_run_id else None

@@ -86,6 +86,8 @@ class Face:
         self.environment = {PASS: self.key, SOCKET: door.socket, MARKER: spec.run_id, "ORCHESTRATOR_HOME": home}
         self._calls = door.calls(spec)
         self._life = life
+        self.has_fetched = False
+        """The agent has looked for messages."""
         self._questions: dict[bytes, _Question] = {}
         self._count = 0
 
@@ -120,7 +122,7 @@ class Face:
                 options=[{"id": option, "label": option} for option in options] or None,
             )
             asked = self._questions[name] = _Question(asyncio.create_task(self._asked(name, request)))
-        elif not asked.waiters:
+        elif not asked.waiters and not asked.task.done():
             self._life.pause()  # nobody waited for it, and now somebody does again
         asked.waiters += 1
         try:

@@ -1,6 +1,7 @@
 """Which runs belong together: what an agent may see, and what it may command.
 
-Looks at the disk, where agents can write, so what a run itself was sealed with counts.
+Looks at the disk, where agents can write, so what a run itself was sealed with counts: one without a seal, which an
+agent may have put there, belongs to nobody.
 """
 
 from __future__ import annotations
@@ -47,9 +48,11 @@ class Kin:
         return (spec.root_run_id or spec.run_id) if spec else None
 
     def _spec_of(self, run_id: str) -> RunSpec | None:
+        if life := self._lives.get(run_id):
+            return life.spec
         with contextlib.suppress(OrchestratorError):
             if run_dir := self._home.find(run_id):
-                return sealed_spec(self._home, run_dir)
+                return sealed_spec(self._home, run_dir, self._home.seal(run_dir))
         return None
 
     def check_descends(self, run_id: str, caller: Caller) -> None:

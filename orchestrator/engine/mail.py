@@ -30,9 +30,10 @@ from orchestrator.errors import (
 )
 from orchestrator.model import JsonObject, Message, Run, RunSpec, Status, compact
 from orchestrator.store.inbox import Inbox
-from orchestrator.store.layout import RUN_ID, RunDir, Workspace
+from orchestrator.store.layout import AGENT_NAME, RUN_ID, RunDir, Workspace
 from orchestrator.store.masking import Mask, secrets_of
 from orchestrator.store.reader import sealed_spec
+from orchestrator.store.sessions import newest_run
 
 if TYPE_CHECKING:
     from orchestrator.engine.engine import Engine
@@ -43,7 +44,7 @@ MESSAGE_BYTES = 8_000
 PAGE_BYTES = 9_000
 """Of messages in one answer: known clients cut a result at about 12,000 characters."""
 MOST = 50
-"""Messages in one answer, and agents in a list."""
+"""Messages in one answer."""
 _LOOK_S = 0.05
 
 
@@ -75,7 +76,7 @@ class Mail:
             with contextlib.suppress(NotFound, StoreError):  # a damaged one is nobody's agent
                 run = await self._engine.state(run_dir)
                 newest.setdefault(run.agent_name, Agent(run_dir, run))
-        return list(newest.values())[:MOST]
+        return list(newest.values())
 
     def _run_dirs(self) -> list[RunDir]:
         """The runs of its tree, or of its directory, the newest first."""
@@ -157,9 +158,14 @@ class Mail:
                 return Agent(run_dir, await self._engine.state(run_dir))
             raise RunNotFound(f"no run {to!r} that you may write to; call list_agents")
         agents = {agent.run.agent_name: agent for agent in await self.agents()}
-        if to not in agents:
-            raise AgentNotFound(f"no agent {to!r} that you may write to{nearest(to, [*agents, CALLER])}")
-        return agents[to]
+        if to in agents:
+            return agents[to]
+        if self._own is None and AGENT_NAME.fullmatch(to):  # older than the newest runs of its directory
+            workspace = Workspace(self._caller.cwd)
+            with contextlib.suppress(NotFound, StoreError):
+                run_dir = workspace.run(await asyncio.to_thread(newest_run, workspace, to))
+                return Agent(run_dir, await self._engine.state(run_dir))
+        raise AgentNotFound(f"no agent {to[:80]!r} that you may write to{nearest(to, [*agents, CALLER])}")
 
     async def fetch(self, after_seq: int | None, wait_s: float) -> JsonObject:
         """Its own messages, oldest first, waiting while there are none.
@@ -169,6 +175,9 @@ class Mail:
         """
         workspace = Workspace(self._own.cwd if self._own else self._caller.cwd)
         inbox = Inbox(workspace, self._own.session_id if self._own else None)
+        if self._life and self._life.face and not self._life.face.has_fetched:
+            await asyncio.to_thread(_bring_back, inbox, self._life.spec.run_id)
+            self._life.face.has_fetched = True
         if after_seq is not None:
             await asyncio.to_thread(inbox.acknowledge, after_seq)
             start = min(after_seq, await asyncio.to_thread(lambda: inbox.last))
@@ -190,6 +199,14 @@ class Mail:
     def _is_mine(self, letter: JsonObject) -> bool:
         """What was sent to a run is not for the next one of the same agent."""
         return "run_id" not in letter or self._own is None or letter["run_id"] == self._own.run_id
+
+
+def _bring_back(inbox: Inbox, run_id: str) -> None:
+    """Adds the messages to a run anew that came while it was queued and the run before it acknowledged those around."""
+    acknowledged = inbox.acknowledged
+    for letter in inbox.after(0) if acknowledged else ():
+        if letter.get("run_id") == run_id and letter["seq"] <= acknowledged:
+            inbox.append({name: value for name, value in letter.items() if name not in ("seq", "ts")})
 
 
 def _page(mine: list[JsonObject], found: list[JsonObject]) -> JsonObject:

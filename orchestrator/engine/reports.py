@@ -8,6 +8,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from orchestrator.files import open_file
+
 FOLDER = ".orchestrator/reports"
 MOST = 20
 """Reports that are told of one run at most, the newest of them."""
@@ -63,7 +65,7 @@ def bring(cwd: Path, home: Path, name: str, run_id: str) -> str | None:
         content = _read(source)
         for target in (home / name, folder / f"{source.stem}-{run_id}{source.suffix}"):
             with suppress(FileExistsError):
-                descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+                descriptor = open_file(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(content)
                 return str(target.relative_to(home))
@@ -71,5 +73,5 @@ def bring(cwd: Path, home: Path, name: str, run_id: str) -> str | None:
 
 
 def _read(path: Path) -> bytes:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
         return file.read(MOST_BYTES)

@@ -279,7 +279,7 @@ class Server:
             raise ValueError("the first line needs cwd, an absolute path")
         if env is None or not all(isinstance(value, str) for value in env.values()):
             raise ValueError("env must be an object of strings")
-        if toolsets is None or not all(name in TOOLSETS for name in toolsets):
+        if toolsets is None or not all(isinstance(name, str) and name in TOOLSETS for name in toolsets):
             raise ValueError(f"toolsets must be an array of: {', '.join(TOOLSETS)}")
         bound = "agent" in toolsets
         parent = self._agent_of(env) if bound else None

@@ -11,6 +11,7 @@ Chunk files hold exactly CHUNK_BYTES each, but for the last: byte offset // CHUN
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -21,12 +22,15 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
+from orchestrator import files
 from orchestrator.errors import ArtifactNotFound, InvalidArgument, StoreError
 from orchestrator.events import Event
 from orchestrator.model import Document, JsonObject
 from orchestrator.store.layout import RunDir, make_directory, write_new
 
 CHUNK_BYTES = 64 * 1024
+MOST_BYTES = 256 * 2**20
+"""Of a file that is kept as it is."""
 LEAF_BYTES = 2_000
 LARGE_LEAF_BYTES = 8_000
 PREVIEW_BYTES = 240
@@ -182,7 +186,7 @@ def read_field(run: RunDir, event: Event, pointer: str, offset: int, limit: int)
 
 def read_file(path: Path, mime: str, offset: int, limit: int) -> Page:
     """A page of a file that is kept as it is; as base64 if it is no UTF-8."""
-    content = path.read_bytes()
+    content = files.read_file(path, MOST_BYTES)
     try:
         content.decode()
         encoding = "utf-8"
@@ -290,7 +294,7 @@ def _read(run: RunDir, ref: Ref, offset: int, limit: int) -> bytes:
     try:
         while offset < end:
             index, start = divmod(offset, CHUNK_BYTES)
-            with (run.path / chunk_name(stem, index, suffix)).open("rb") as file:
+            with os.fdopen(files.open_file(run.path / chunk_name(stem, index, suffix), os.O_RDONLY), "rb") as file:
                 file.seek(start)
                 piece = file.read(min(end - offset, CHUNK_BYTES - start))
             if not piece:

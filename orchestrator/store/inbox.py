@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 
 import orjson
 
 from orchestrator.errors import LimitExceeded, StoreError
+from orchestrator.files import open_file, read_file
 from orchestrator.model import JsonObject, as_object, now
 from orchestrator.store.layout import Workspace, replace_file, write_from
 
 MAX_BYTES = 16 * 2**20
+_MOST = 2 * MAX_BYTES
+"""Of a file to which more than we did was written."""
+_BASE = re.compile(rb'\{"base":(\d{1,15})\}')
 
 
 class Inbox:
@@ -41,10 +46,10 @@ class Inbox:
             StoreError: it cannot be written.
         """
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
             with os.fdopen(descriptor, "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                written = file.read()
+                written = file.read(_MOST)
                 base, lines = _parsed(written)
                 seq = base + len(lines) + 1
                 end = written.rfind(b"\n") + 1  # a torn line was acknowledged to nobody
@@ -79,7 +84,7 @@ class Inbox:
 
     def _read(self) -> bytes:
         try:
-            return self._path.read_bytes()
+            return read_file(self._path, _MOST)
         except FileNotFoundError:
             return b""
         except OSError as error:
@@ -96,7 +101,7 @@ class Inbox:
     def acknowledged(self) -> int:
         """The number of the last message that its owner said it has."""
         with contextlib.suppress(OSError, ValueError):
-            return max(0, int(self._cursor.read_bytes()))
+            return max(0, int(read_file(self._cursor, 100)))
         return 0
 
     def acknowledge(self, seq: int) -> None:
@@ -111,6 +116,6 @@ class Inbox:
 def _parsed(written: bytes) -> tuple[int, list[bytes]]:
     """The number before the first message, and the whole lines: those before were acknowledged and are gone."""
     lines = written.split(b"\n")[:-1]
-    if lines and lines[0].startswith(b'{"base":'):
-        return int(orjson.loads(lines[0])["base"]), lines[1:]
+    if lines and (match := _BASE.fullmatch(lines[0])):
+        return int(match[1]), lines[1:]
     return 0, lines

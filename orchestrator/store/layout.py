@@ -20,6 +20,7 @@ import orjson
 import psutil
 
 from orchestrator.errors import InvalidArgument, StoreError, StoreVersion
+from orchestrator.files import read_file
 from orchestrator.home import default_home, make_directory
 from orchestrator.model import JsonObject
 
@@ -355,8 +356,7 @@ def read_json(path: str | Path) -> JsonObject | None:
         StoreError: it cannot be read or is no JSON object.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            document: Any = orjson.loads(file.read())
+        document: Any = orjson.loads(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ import orjson
 
 from orchestrator.errors import StoreError
 from orchestrator.events import ArtifactChunk, Event, fold
+from orchestrator.files import open_file
 from orchestrator.model import TERMINAL, JsonObject, Run, RunSpec, compact, now
 from orchestrator.process import ProcessId
 from orchestrator.store import artifacts, reader
@@ -56,7 +57,7 @@ class RunLog:
         self.offset = offset
         self._mask = mask
         self._lock_fd = lock
-        self._fd = os.open(run_dir.file("events.jsonl"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = open_file(run_dir.file("events.jsonl"), os.O_WRONLY | os.O_CREAT)
         os.ftruncate(self._fd, offset)  # a torn tail goes
         os.lseek(self._fd, 0, os.SEEK_END)
         self._ceiling = _file_size_limit() - RESERVE_BYTES
@@ -101,9 +102,8 @@ class RunLog:
         """
         with locked(run_dir) as lock:
             state = reader.RunReader(run_dir).state()
-            if not state.run.terminal:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(run_dir.file("result.json"))  # noqa: PTH108  written before a last event that never was
+            if not state.run.terminal:  # written before a last event that never was
+                Path(run_dir.file("result.json")).unlink(missing_ok=True)
             _checked_io(discard_unfinished, run_dir)
             _checked_io(_tidy, run_dir, state.run)
             log = cls(run_dir, mask, state.run, state.offset, lock, socket)

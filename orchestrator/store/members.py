@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from orchestrator.files import open_file, read_file
 from orchestrator.store.layout import RunDir, write_all
 
 MEMBERS = "tree"
@@ -12,8 +13,7 @@ MEMBERS = "tree"
 def members(root: RunDir) -> int:
     """How many runs a tree has had, with its root."""
     try:
-        with open(root.file(MEMBERS), "rb") as file:  # noqa: PTH123
-            return 1 + file.read().count(b"\n")
+        return 1 + read_file(root.file(MEMBERS)).count(b"\n")
     except FileNotFoundError:
         return 1
 
@@ -21,15 +21,14 @@ def members(root: RunDir) -> int:
 def member_ids(root: RunDir) -> list[str]:
     """The runs of a tree, the root first."""
     try:
-        with open(root.file(MEMBERS), encoding="ascii") as file:  # noqa: PTH123
-            return [root.run_id, *file.read().split()]
+        return [root.run_id, *read_file(root.file(MEMBERS)).decode("ascii").split()]
     except (OSError, UnicodeDecodeError):  # none, or something odd that an agent put there
         return [root.run_id]
 
 
 def add_member(root: RunDir, run_id: str) -> None:
     """Notes a new member of a tree."""
-    descriptor = os.open(root.file(MEMBERS), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(root.file(MEMBERS), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         write_all(descriptor, f"{run_id}\n".encode())
     finally:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Generator
 
 from orchestrator.errors import Conflict, StoreError
+from orchestrator.files import open_file
 from orchestrator.model import JsonObject, as_object
 from orchestrator.process import ProcessId, boot_id
 from orchestrator.store.layout import RunDir, read_json
@@ -21,7 +22,7 @@ def locked(run_dir: RunDir) -> Generator[int]:
     Raises:
         Conflict: another process holds it.
     """
-    descriptor = os.open(run_dir.file("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(run_dir.file("lock"), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor

@@ -12,13 +12,13 @@ import os
 import re
 from collections.abc import Collection, Generator, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import orjson
 
 from orchestrator.errors import RunNotFound, StoreError
 from orchestrator.events import Event, concerns_fold, fold
+from orchestrator.files import open_file, read_file
 from orchestrator.model import JsonObject, Run, RunSpec, as_object
 from orchestrator.store.layout import Home, RunDir, read_json
 
@@ -66,7 +66,7 @@ def is_tampered(home: Home, run_dir: RunDir) -> bool:
     if not (seal := home.seal(run_dir)):
         return False
     try:
-        return seal != seal_of(Path(run_dir.file("spec.json")).read_bytes())
+        return seal != seal_of(read_file(run_dir.file("spec.json")))
     except OSError as error:
         raise StoreError(f"cannot read {run_dir.file('spec.json')}: {error.strerror}") from error
 
@@ -109,7 +109,7 @@ class RunReader:
         """
         path = self.dir.file("spec.json")
         try:
-            return Path(path).read_bytes()
+            return read_file(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunNotFound(f"no run {self.dir.run_id!r} in {self.dir.workspace.root}; call list_runs") from error
         except OSError as error:
@@ -191,7 +191,7 @@ class RunReader:
     def _open(self) -> Generator[tuple[int, int]]:
         """The log and where it ends for this reader: behind the last whole line, never behind the bound."""
         try:
-            descriptor = os.open(self.dir.file("events.jsonl"), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_file(self.dir.file("events.jsonl"), os.O_RDONLY)
         except FileNotFoundError:
             descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

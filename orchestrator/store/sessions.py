@@ -20,6 +20,7 @@ from pathlib import Path
 import orjson
 
 from orchestrator.errors import AgentNotFound, InvalidArgument, SessionNotFound, StoreError, nearest
+from orchestrator.files import open_file, read_file
 from orchestrator.model import Document, JsonObject
 from orchestrator.store.layout import Workspace, read_json, replace_file, sync_directory, write_all, write_new
 
@@ -65,7 +66,7 @@ def save(workspace: Workspace, session: Session, *, durable: bool) -> None:
 def add_run(workspace: Workspace, session_id: str, run_id: str) -> None:
     """Notes that a run belongs to the session; the last one noted is the agent's newest."""
     path = workspace.session(session_id).with_suffix(".runs")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         write_all(descriptor, f"{run_id}\n".encode())
     finally:
@@ -75,7 +76,7 @@ def add_run(workspace: Workspace, session_id: str, run_id: str) -> None:
 def last_run(workspace: Workspace, session_id: str) -> str | None:
     """The id of the newest run of a session, if it has any that can be read."""
     with contextlib.suppress(OSError, IndexError, UnicodeDecodeError):
-        return workspace.session(session_id).with_suffix(".runs").read_text(encoding="ascii").split()[-1]
+        return read_file(workspace.session(session_id).with_suffix(".runs")).decode("ascii").split()[-1]
     return None
 
 
@@ -92,8 +93,8 @@ def newest_run(workspace: Workspace, agent_name: str) -> str:
         AgentNotFound: nobody has that name in this workspace.
     """
     entry = workspace.name(agent_name)
-    with contextlib.suppress(FileNotFoundError, UnicodeDecodeError, InvalidArgument):
-        session_id = entry.read_text(encoding="ascii")  # empty for a moment, or for ever after a crash
+    with contextlib.suppress(OSError, UnicodeDecodeError, InvalidArgument):
+        session_id = read_file(entry, 100).decode("ascii")  # empty for a moment, or for ever after a crash
         if (run_id := last_run(workspace, session_id)) is not None:
             return run_id
     names = os.listdir(workspace.root / "names") if workspace.root.is_dir() else []  # noqa: PTH208
@@ -136,7 +137,7 @@ def find_key(workspace: Workspace, digest: str) -> JsonObject | None:
 
 @contextlib.contextmanager
 def _exclusive(path: Path) -> Generator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -167,7 +168,7 @@ class SessionLock:
 
     def acquire(self) -> bool:
         """Takes the lock if it is free; never waits."""
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -61,15 +61,14 @@ async def test_progress_is_seen_while_the_agent_works(subject: Subject) -> None:
 
 async def test_the_agent_asks_its_caller_and_gets_the_answer(subject: Subject) -> None:
     ours = subject.ours("ask_caller", question="Which colour?", options=["red", "blue"], context="for the door")
-    codex = subject.kind.endswith("codex")
-    own = "ask Which colour? | red | blue"  # of the same name, which Codex has where MCP servers do not work too
-    run_id = await subject.spawn(own if codex else ours, "final done")
+    if subject.kind.endswith("codex"):  # it has one of the same name that works where MCP servers do not
+        ours = ours.replace("mcp__orchestrator.", "")
+    run_id = await subject.spawn(ours, "final done")
     digest = await subject.settled(run_id)
     assert digest["status"] == "input_required"
     (request,) = digest["pending"]
     assert request["kind"] == "question"
-    assert request["text"].startswith("Which colour?")
-    assert request["text"].endswith("for the door") == (not codex)
+    assert request["text"] == "Which colour?\n\nfor the door"
     assert [option["id"] for option in request["options"]] == ["red", "blue"]
     await subject.call("continue_run", run_id=run_id, decision="blue")
     await over(subject, run_id)

@@ -77,6 +77,8 @@ FIRST_LINES: dict[str, bytes] = {
     "a cwd that is a number": lines({**WELL, "cwd": 1}),
     "an env with numbers": lines({**WELL, "env": {"A": 1}}),
     "an env that is a list": lines({**WELL, "env": ["A"]}),
+    "toolsets that are lists": lines({**WELL, "toolsets": [[]]}),
+    "toolsets of another kind": lines({**WELL, "toolsets": {"team": True}}),
     "an unknown question": lines({"orchestrator": API, "control": "dance"}),
     "a question that is a list": lines({"orchestrator": API, "control": [1]}),
     "a stop that does not say how": lines({"orchestrator": API, "control": "stop"}),

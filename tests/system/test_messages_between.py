@@ -3,6 +3,7 @@ shells too. And messages that outlive the host's death."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.doors.tools import Tools
+from orchestrator.engine.engine import Caller
 from tests.system.desk import Desk
 from tests.system.hosts import wait_gone
 from tests.system.shell import Shell, shell
@@ -40,6 +43,18 @@ async def approved(desk: Desk, run_id: str) -> str:
 
 async def said(desk: Desk, run_id: str) -> list[str]:
     return [event["data"]["text"] for event in await desk.events(run_id, "agent_message")]
+
+
+async def test_a_question_waits_whatever_time_its_client_gives_tools(both: Desk) -> None:
+    hasty = Tools(both.engine, Caller(cwd=both.cwd, env={**both.env, "MCP_TOOL_TIMEOUT": "500"}))
+    given = {"cwd": str(both.cwd), "backend": "claude_code"}
+    script = "\n".join([claude("ask_caller", question="Which?"), "final done"])
+    run_id = (await hasty.call("spawn_run", {**given, "prompt": script}))["run_id"]
+    await both.settled(run_id)
+    await asyncio.sleep(1.5)  # three times as long as the agent's client would wait
+    run = await both.answered(run_id, text="this one")
+    assert run["status"] == "completed", run
+    assert any('"answer":"this one"' in text for text in await said(both, run_id))
 
 
 async def test_two_kinds_of_agents_finish_a_task_together(both: Desk) -> None:

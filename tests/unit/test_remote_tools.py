@@ -3,6 +3,8 @@ and called once more for the next owner of a run, where that does no harm."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from backends import BACKENDS, SCRIPTED, Backends
+from backends.remote_a2a import drive
 from backends.remote_a2a.extension import URI, ToolCall, call_of, envelope, update_of
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
@@ -65,9 +68,13 @@ async def calls_then_ends(agent: FakeAgent, name: str, arguments: JsonObject, *h
 
 
 async def spawned(tools: Tools, agent: FakeAgent, **more: Any) -> JsonObject:
-    config = {"agent_url": agent.base, **more}
+    return await over(tools, await begin(tools, agent, backend_config=more))
+
+
+async def begin(tools: Tools, agent: FakeAgent, **more: Any) -> str:
+    config = {"agent_url": agent.base, **more.pop("backend_config", {})}
     arguments = {"backend": "remote_a2a", "cwd": str(tools.caller.cwd), "prompt": "do it", "backend_config": config}
-    return await over(tools, (await tools.call("spawn_run", arguments))["run_id"])
+    return (await tools.call("spawn_run", arguments | more))["run_id"]
 
 
 async def test_a_card_with_the_extension_is_offered_tools_and_their_results(tools: Tools, agent: FakeAgent) -> None:
@@ -188,3 +195,57 @@ def test_progress_is_taken_as_far_as_it_makes_sense(progress: Any, kept: JsonObj
     told = update_of(envelope(1, "status_changed", {"detail": "d", "progress": progress}))
     assert isinstance(told, Progress)
     assert told.progress == kept
+
+
+async def test_a_question_by_a_tool_call_is_asked_once_whoever_owns_the_run(
+    home: Home, tools: Tools, agent: FakeAgent, cwd: Path
+) -> None:
+    asking = {"question": "Which colour?", "options": ["red", "blue"], "context": "for the door"}
+    text = "Which colour?\n\nfor the door"
+    options = [{"id": word, "label": word} for word in ("red", "blue")]
+    request = {"request_id": "c1", "kind": "question", "text": text, "options": options}
+    log = await begun(home, cwd, extended(agent).base)
+    await log.append("input_required", {"request": request})
+    log.close()
+    await calls_then_ends(agent, "ask_caller", asking)
+    digest = await tools.call("wait_runs", {"run_ids": [log.run.run_id]})
+    (pending,) = digest["runs"][0]["pending"]
+    assert (pending["request_id"], pending["text"]) == ("c1", text)
+    assert [option["id"] for option in pending["options"]] == ["red", "blue"]
+    await tools.call("continue_run", {"run_id": log.run.run_id, "decision": "blue"})
+    assert (await over(tools, log.run.run_id))["status"] == "completed"
+    (answer,) = messages(agent)
+    assert answer["parts"][0]["text"] == "blue"
+    assert answer["metadata"][URI]["answer"] == {"requestId": "c1", "decision": "blue"}
+    page = await tools.call("poll_events", {"run_id": log.run.run_id, "types": ["input_required"], "wait_ms": 0})
+    assert len(page["events"]) == 1
+
+
+async def test_a_task_that_ends_while_its_call_waits_is_noticed(
+    tools: Tools, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive, "WATCHDOG_S", 0.1)
+    await calls_then_ends(extended(agent), "fetch_messages", {"wait_ms": 50_000})
+
+    async def get(reply: Reply) -> None:
+        await reply.result(task("CANCELED"))
+
+    agent.on["GetTask"] = get
+    async with asyncio.timeout(20):
+        assert (await spawned(tools, agent))["status"] == "cancelled"
+
+
+async def test_calls_are_bounded_like_everything_that_an_agent_does(tools: Tools, agent: FakeAgent) -> None:
+    count = itertools.count()
+
+    async def send(reply: Reply) -> None:
+        number = next(count)
+        paused = {**calling("report_progress", {"text": "on"}, f"c{number}"), "messageId": f"m{number}"}
+        await reply.stream(update("INPUT_REQUIRED", paused))
+
+    extended(agent).on["SendStreamingMessage"] = send
+    run = await over(tools, await begin(tools, agent, limits={"max_events": 30}))
+    assert run["error"]["code"] == "budget_exceeded"
+    assert next(count) < 40
+    page = await tools.call("poll_events", {"run_id": run["run_id"], "types": ["status_changed"], "wait_ms": 0})
+    assert any(event["data"].get("detail") == "calls report_progress" for event in page["events"])
