@@ -74,8 +74,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/offers::*",)),
     # ---- agents that talk
     Behaviour("talk/face", "docs/design/agent-tools.md", "An agent asks, reports, writes and spawns by tools of ours, "
-        "within its tree and for as long as its run lives.", ("contract/agent_tools::*", "unit/agent_bounds::*", "unit/agent_faults::*",
-        "unit/remote_tools::*")),
+        "within its tree and for as long as its run lives.", ("contract/agent_tools::*", "unit/agent_bounds::*",
+        "unit/agent_faults::*", "unit/remote_tools::*")),
     Behaviour("talk/messages", "docs/design/agent-tools.md", "A message arrives as its sender was told, is given until "
         "it is acknowledged, and reaches no other run.", ("contract/messages::*", "unit/inbox::*")),
     Behaviour("talk/together", _README, "Agents of two kinds finish a task together; a killed host loses no message; "
@@ -266,7 +266,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "unit/budgets::children_*", "unit/budgets::a_childs_*", "unit/budgets::what_is_reserved_*",
         "unit/budgets::times_*", "unit/budgets::an_agent_that_*", "unit/budgets::a_tree_*", "unit/budgets::one_that_*",
         "unit/budgets::a_spawn_*", "unit/budgets::what_a_child_*", "unit/budgets::what_is_held_*",
-        "unit/budgets::a_child_over_*", "unit/budgets::a_budget_of_*", "unit/budgets::no_order_*",
+        "unit/budgets::a_child_*", "unit/budgets::what_all_*",
+        "unit/budgets::the_last_*", "unit/budgets::a_budget_of_*", "unit/budgets::no_order_*",
         "system/budget_tree::five_*", "system/budget_tree::a_childs_*")),
     Behaviour("budget/rate-limits", _COMPLETION, "A provider's limit holds a queue and fails no run.", (
         "unit/rate_limits::*", "system/*_errors::a_limit_of_*")),
