@@ -26,7 +26,7 @@ import psutil
 from orchestrator.backend import RunContext
 from orchestrator.errors import BackendError
 from orchestrator.events import AgentProcess
-from orchestrator.process import FILES_LIMIT, MARKER, reap
+from orchestrator.process import FILES_LIMIT, MARKER, reap, start_of
 
 LINE_BYTES = 64 * 2**20
 """A longer line ends the run."""
@@ -297,6 +297,6 @@ def _problem_of(program: str, cwd: Path) -> str | None:
 
 def _start_of(pid: int) -> float:
     try:
-        return psutil.Process(pid).create_time()
+        return start_of(pid)
     except psutil.Error:  # it has ended already
         return 0.0

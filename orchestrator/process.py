@@ -37,7 +37,7 @@ _SAME_START_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessId(Document):
-    """One process on one boot of one machine. `start_time` is seconds since 1970."""
+    """One process on one boot of one machine. `start_time` is as `start_of` has it."""
 
     host: str
     boot_id: str
@@ -55,9 +55,8 @@ class ProcessId(Document):
         if (self.host, self.boot_id) != (socket.gethostname(), boot_id()):
             return None
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.start_time) < _SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            same = abs(start_of(self.pid) - self.start_time) < _SAME_START_S
+            return same and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
@@ -74,8 +73,20 @@ def boot_id() -> str:
 
 @cache
 def _own(pid: int) -> ProcessId:
-    start = psutil.Process(pid).create_time()
-    return ProcessId(host=socket.gethostname(), boot_id=boot_id(), pid=pid, start_time=start)
+    return ProcessId(host=socket.gethostname(), boot_id=boot_id(), pid=pid, start_time=start_of(pid))
+
+
+def start_of(pid: int) -> float:
+    """Seconds from the machine's start to that of a process: what no clock that is set changes.
+
+    Raises:
+        psutil.Error: there is no such process.
+    """
+    while True:  # psutil adds the boot's time of day, which is another one after the clock was set
+        boot = psutil.boot_time()
+        start = psutil.Process(pid).create_time() - boot
+        if psutil.boot_time() == boot:
+            return start
 
 
 def ancestor_among(pid: int, known: Collection[int]) -> int | None:
@@ -158,7 +169,7 @@ def _in_group(process: psutil.Process, group: int, agent: JsonObject) -> bool:
     since = agent.get("start_time")
     if group != agent.get("pgid") or not isinstance(since, (int, float)):
         return False
-    started = process.create_time()
+    started = start_of(process.pid)
     if process.pid == agent.get("pid"):
         return abs(started - since) < _SAME_START_S
     return started >= since - _SAME_START_S and not _is_taken(agent, since)
@@ -167,6 +178,6 @@ def _in_group(process: psutil.Process, group: int, agent: JsonObject) -> bool:
 def _is_taken(agent: JsonObject, since: float) -> bool:
     """Whether the group's number now belongs to somebody else's process."""
     try:
-        return abs(psutil.Process(agent["pid"]).create_time() - since) >= _SAME_START_S
+        return abs(start_of(agent["pid"]) - since) >= _SAME_START_S
     except (psutil.Error, KeyError, TypeError):
         return False

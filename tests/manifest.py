@@ -185,7 +185,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("host/one", _README, "However many start it, there is one host, nobody's child, its user's alone.", (
         "system/host::of_twenty_*", "system/host::the_host_*", "unit/place::*", "unit/launch::who_waits_*")),
     Behaviour("host/found", _README, "A host is found or started, or it is said why there is none.", (
-        "unit/launch::*", "system/bridge_faults::where_no_host_*", "system/bridge_faults::while_no_host_*",
+        "unit/launch::*", "system/bridge_faults::where_no_*", "system/bridge_faults::while_no_host_*",
         "system/bridge_faults::a_home_given_*")),
     Behaviour("host/commands", _README, "The host can be started, looked at, read and stopped by hand.", (
         "system/host::start_status_*", "system/host::where_no_host_*", "system/host::logs_*", "system/host::stop_*")),
@@ -206,7 +206,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "system/bridge::a_client_in_*", "system/bridge_faults::no_line_*", "system/bridge_faults::however_many_*")),
     Behaviour("bridge/no-owner", _README, "A client and its bridge may end in any way; their runs go on.", (
         "system/bridge::every_way_*", "system/bridge::a_run_outlives_*", "system/bridge::an_agent_*",
-        "system/bridge::a_server_in_process_*", "system/bridge_faults::a_client_that_*")),
+        "system/bridge::a_server_in_process_*", "system/bridge_faults::a_client_that_*",
+        "system/bridge_faults::a_bridge_ends_*")),
     Behaviour("bridge/next-host", _README, "When the host goes away, reads are asked again and commands refused.", (
         "system/bridge_faults::*_dies", "system/bridge_faults::*_never_sent_*",
         "system/bridge_faults::*_told_to_end", "system/bridge_handover::*")),

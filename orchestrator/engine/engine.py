@@ -34,6 +34,7 @@ from orchestrator.errors import (
     NotOwner,
     PermissionCeiling,
     SessionNotFound,
+    StoreError,
     Unsupported,
     WrongState,
     nearest,
@@ -47,7 +48,7 @@ from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import Mask, renewed, secrets_of, without_credentials
 from orchestrator.store.members import add_member
-from orchestrator.store.owner import read_owner
+from orchestrator.store.owner import owner_alive, read_owner
 from orchestrator.store.reader import sealed_spec
 
 __all__ = ["Caller", "Engine"]
@@ -184,7 +185,7 @@ class Engine:
     async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
         if self.lives.closing:
             raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
-        if self.lives.draining is not None:
+        if self.lives.draining is not None and not (self.lives.handing_over and caller.bound):
             raise HostUnavailable(self.lives.draining)
         # finished even when the caller goes away: a run that is on disk has to have a life
         if request.spec.root_run_id is None:
@@ -368,6 +369,11 @@ class Engine:
         if life is not None:
             return life
         owner = await asyncio.to_thread(read_owner, run_dir)
+        if await asyncio.to_thread(owner_alive, run_dir) is False:
+            raise StoreError(
+                f"the process that owned {run_dir.run_id} is gone, and it cannot be taken over now, as on a full disk; "
+                "make room, then try again"
+            )
         raise NotOwner(
             f"{run_dir.run_id} belongs to process {owner.get('pid', '?')} on {owner.get('host', '?')}, "
             "which takes no commands from here; use the client that spawned it",

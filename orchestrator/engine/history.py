@@ -151,9 +151,9 @@ def inherit(run_dir: RunDir, socket: str | None, *, attachable: bool) -> Inherit
     Raises:
         Conflict: it has an owner.
         StoreVersion: another version wrote it.
-        StoreError: it cannot be read.
+        StoreError: it cannot be read, or lies where locks do not hold.
     """
-    run_dir.workspace.check_version()
+    run_dir.workspace.open()
     log = RunLog.take_over(run_dir, Mask(secrets_of({}, os.environ)), socket)
     try:
         return Inherited(RunReader(run_dir).spec(), log, history_of(run_dir, attachable=attachable))

@@ -52,6 +52,8 @@ class Lives:
         self.closing = False
         self.draining: str | None = None
         """Why no new runs are taken any more, and none are taken over, for whoever asks."""
+        self.handing_over = False
+        """That is for a successor's sake: agents of runs here, which know no other host, may spawn on."""
         self._lives: dict[str, Life] = {}
         self._shared = Shared()
         self.budgets = Budgets(home)

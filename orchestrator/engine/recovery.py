@@ -46,7 +46,8 @@ class Recovery:
         self._load_backend = load_backend
         self._scope = scope
         self._taking = asyncio.Lock()
-        self._slow: set[asyncio.Task[tuple[Inherited, Backend] | None]] = set()
+        self._slow: dict[asyncio.Task[tuple[Inherited, Backend] | None], str] = {}
+        """What hangs, and the run that it is about: each may hold a thread for ever, and so is not tried again."""
         self._warned: set[str] = set()
 
     async def state(self, run_dir: RunDir) -> Run:
@@ -83,36 +84,41 @@ class Recovery:
             return await uninterrupted(self._take_now(run_dirs))
 
     async def _take_now(self, run_dirs: list[RunDir]) -> dict[str, Run]:
-        taken = await self._inherit_all([run for run in run_dirs if run.run_id not in self._lives])
+        not_ours = [run for run in run_dirs if run.run_id not in self._lives and run.run_id not in self._slow.values()]
+        taken = await self._inherit_all(not_ours)
         if reaping := {run.spec.run_id: run.log.agent for run, _ in taken if not run.log.run.terminal}:
             await asyncio.to_thread(reap, reaping)
         # those that had begun come first in their sessions, then the others as they were asked for
         taken.sort(key=lambda pair: (not pair[0].history.started, pair[0].spec.run_id))
-        now: dict[str, Run] = {}
-        for run, backend in taken:
-            try:
-                now[run.spec.run_id] = await self._go_on(run, backend)
-            except Exception:
-                logger.exception("run %s could not go on", run.spec.run_id)
-                if run.spec.run_id not in self._lives:
-                    run.log.close()
-        return now
+        over = [pair for pair in taken if _is_over(*pair)]
+        found = await asyncio.gather(*(self._try(*pair) for pair in over))  # most of it is waiting for the disk
+        found += [await self._try(*pair) for pair in taken if not _is_over(*pair)]
+        return {run.run_id: run for run in found if run is not None}
+
+    async def _try(self, inherited: Inherited, backend: Backend) -> Run | None:
+        try:
+            return await self._go_on(inherited, backend)
+        except Exception:
+            logger.exception("run %s could not go on", inherited.spec.run_id)
+            if inherited.spec.run_id not in self._lives:
+                inherited.log.close()
+            return None
 
     async def _inherit_all(self, strangers: list[RunDir]) -> list[tuple[Inherited, Backend]]:
         """Those of the runs that are ours now. What hangs is given up for this time."""
         if not strangers:
             return []
-        tasks = {asyncio.create_task(self._inherit(run)) for run in strangers}
+        tasks = {asyncio.create_task(self._inherit(run)): run.run_id for run in strangers}
         done, hanging = await asyncio.wait(tasks, timeout=TAKE_S)
         for task in hanging:
-            logger.error("a run could not be read within %g s and is left for later", TAKE_S)
-            self._slow.add(task)
+            logger.error("run %s could not be read within %g s and is left for later", tasks[task], TAKE_S)
+            self._slow[task] = tasks[task]
             task.add_done_callback(self._give_back)
         return [pair for task in done if (pair := task.result())]
 
     def _give_back(self, task: asyncio.Task[tuple[Inherited, Backend] | None]) -> None:
         """A run that was taken over too late: somebody else may have it now."""
-        self._slow.discard(task)
+        del self._slow[task]
         if not task.cancelled() and (pair := task.result()):
             pair[0].log.close()
 
@@ -138,7 +144,7 @@ class Recovery:
             await asyncio.to_thread(leave_behind, log.dir, spec, log.run.workspace, {})
             log.close()
             await self._lives.settle(spec.run_id)
-        elif history.started and "attach" not in backend.abilities:
+        elif _is_over(inherited, backend):
             await self._bury(inherited, Stop("lost"))
         elif not history.started and not await asyncio.to_thread(was_answered, log.dir, spec):
             await asyncio.to_thread(leave_behind, log.dir, spec, {"kept": False}, {})
@@ -173,3 +179,9 @@ class Recovery:
             logger.warning("cannot end %s, whose owner is gone: %r", spec.run_id, error)
         finally:
             log.close()
+
+
+def _is_over(inherited: Inherited, backend: Backend) -> bool:
+    """Whether a run has ended, or can only be ended: its agent died with its owner."""
+    begun_here = inherited.history.started and "attach" not in backend.abilities
+    return inherited.log.run.terminal or begun_here

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Generator
 from typing import Any
 
 from orchestrator.host.launch import connect, connect_to
@@ -31,6 +32,8 @@ LAST_ANSWERS_S = 0.2
 """How long answers are passed on after the end of input."""
 AGAIN_S = 1.0
 """After a host could not be reached: how long no other attempt is made."""
+LOOK_S = 0.1
+"""How often a bridge that waits for a host looks whether its client is there."""
 MOST_ATTEMPTS = 3
 """How often a read is asked, for one that ends its host would end the next one too."""
 _REPLAYED = "orchestrator-bridge-initialize"
@@ -85,10 +88,11 @@ class Bridge:
         Raises:
             HostError: there is none and none can be started.
         """
-        if self._socket is None:
-            connection, rest = connect(self._place, self._first_line)
-        else:
-            connection, rest = connect_to(self._socket, self._first_line)
+        with _no_longer_than_the_client():
+            if self._socket is None:
+                connection, rest = connect(self._place, self._first_line)
+            else:
+                connection, rest = connect_to(self._socket, self._first_line)
         connection.setblocking(False)
         self._host = connection
         self._hosts += 1
@@ -325,6 +329,24 @@ def _fill_gaps() -> None:
 
 def _leave(_number: int, _frame: object) -> None:
     os._exit(0)
+
+
+@contextlib.contextmanager
+def _no_longer_than_the_client() -> Generator[None]:
+    """Inside the block, which may wait for long, a client that has gone and left nothing to read ends the process."""
+    signal.signal(signal.SIGALRM, _leave_with_client)  # it comes through any waiting; a thread takes a millisecond more
+    signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _leave_with_client(_number: int, _frame: object) -> None:
+    client = select.poll()
+    client.register(0, select.POLLIN)
+    if any(not events & select.POLLIN for _, events in client.poll(0)):
+        os._exit(0)
 
 
 def run(**about: Any) -> bool:

@@ -75,9 +75,9 @@ def connect(place: Place, first_line: Mapping[str, Any], within_s: float = START
             elif "error" in answer:
                 raise HostError(str(answer["error"]))
         time.sleep(_PAUSE_S)  # it is just being started, or went away while we spoke
+    pid = place.about().get("pid", "?")
     raise HostError(
-        f"the host (process {place.about().get('pid', '?')}) does not answer; see {place.log}, "
-        "or end it with `orchestrator host stop --cancel`"
+        f"the host does not answer; see {place.log}, or end it with `kill -KILL {pid}`: its runs are found again"
     )
 
 

@@ -127,12 +127,16 @@ def dial(path: str, timeout_s: float) -> socket.socket | None:
 
     Raises:
         HostError: what listens there belongs to another user.
+        NoHostPossible: this process may not connect to it, as in the sandboxes of agents.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_s)
     try:
         with within_reach(path) as short:
             connection.connect(short)
+    except PermissionError as error:
+        connection.close()
+        raise NoHostPossible(f"no connection to {path} is permitted here ({error.strerror})") from error
     except OSError:
         connection.close()
         return None

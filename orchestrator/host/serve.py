@@ -216,6 +216,7 @@ class _Host:
         match how:
             case "hand over":
                 self._engine.lives.draining = "a host of another version takes over; try again in a moment"
+                self._engine.lives.handing_over = True
                 self._asked.set()
                 return
             case "now":
@@ -223,6 +224,7 @@ class _Host:
                 threading.Thread(target=_leave_after, args=(LEAVE_S,), daemon=True).start()
             case _:
                 pass
+        self._engine.lives.handing_over = False
         self._engine.lives.draining = "the host is being stopped and takes no new runs; try again in a moment"
         self._how = how  # type: ignore[assignment]  the words are checked where they come from
         self._asked.set()

@@ -16,7 +16,7 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 LAG_S = 0.25
-_BEAT_S = 0.25
+_BEAT_S = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -47,7 +47,7 @@ class LagWatch:
                 self._loop.call_soon_threadsafe(self._beat.set)
             except RuntimeError:  # the loop is closed
                 return
-            if not self._beat.wait(LAG_S):
+            if not self._beat.wait(LAG_S - _BEAT_S):  # it may have stood still since the last look
                 stack = "".join(traceback.format_stack(self._frame()))
                 logger.warning("the loop has stood still for %d ms:\n%s", LAG_S * 1000, stack)
                 while not self._beat.wait(1.0) and not self._done.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from orchestrator.store.log import RunLog
 from orchestrator.store.masking import Mask, without_credentials
 from orchestrator.store.reader import seal_of
 from orchestrator.store.serial import serialisable, well_formed
+
+logger = logging.getLogger(__name__)
 
 
 class Created(NamedTuple):
@@ -136,7 +139,13 @@ def _write(
     log = RunLog.create(run_dir, written, mask, socket)
     undo(log.close)
     undo(home.forget, spec.run_id)
-    home.add(run_dir, live=True, seal=seal_of(written), owing=spec.on_finish is not None)
+    try:
+        home.add(run_dir, live=True, seal=seal_of(written), owing=spec.on_finish is not None)
+    except OSError as error:
+        if socket is not None or spec.on_finish:
+            raise
+        # where no host can be had the home may be out of reach as well: this process finds its runs without an index
+        logger.warning("run %s is not in the index: %s", spec.run_id, error)
     sync_directory(str(run_dir.path.parent))
     return log, spec
 

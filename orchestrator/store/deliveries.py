@@ -82,7 +82,7 @@ class Deliveries:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
 
     def _read(self) -> bytes:
-        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:  # noqa: PTH123
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(self._path, "rb") as file:  # noqa: PTH123
             return file.read()
         return b""
 

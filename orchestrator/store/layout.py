@@ -32,7 +32,8 @@ SESSION_ID = re.compile(r"ses_[0-9a-z]{1,22}")
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "afpfs", "9p", "fuse.sshfs", "webdav"}
+    "nfs nfs4 cifs smb smb2 smb3 smbfs afs afpfs 9p drvfs vboxsf prl_fs webdav davfs fuse.davfs ceph fuse.ceph lustre "
+    "glusterfs fuse.glusterfs beegfs gpfs fuse.sshfs fuse.rclone fuse.s3fs".split()
 )
 
 
@@ -105,9 +106,9 @@ class Workspace:
         """
         try:
             self.check_version()
+            _refuse_network(self.cwd)
             if (self.root / "VERSION").exists():
                 return
-            _refuse_network(self.cwd)
             for name in ("", "runs", "sessions", "names", "keys"):
                 (self.root / name).mkdir(mode=0o700, exist_ok=True)
             replace_file(str(self.root / ".gitignore"), b"*\n")

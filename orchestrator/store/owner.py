@@ -44,8 +44,13 @@ def read_owner(run_dir: RunDir) -> JsonObject:
 
 def is_owned(run_dir: RunDir) -> bool:
     """Whether the process that owns the run is there, as far as `owner.json` tells: the lock alone decides."""
+    return owner_alive(run_dir) is True
+
+
+def owner_alive(run_dir: RunDir) -> bool | None:
+    """The same; None if its owner is one of another machine or boot, of which nothing is known here."""
     try:
-        return ProcessId.from_json(read_owner(run_dir)).alive is True
+        return ProcessId.from_json(read_owner(run_dir)).alive
     except TypeError:
         return False
 

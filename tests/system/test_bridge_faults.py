@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -190,16 +191,45 @@ def test_where_no_host_can_be_started_the_server_says_so_and_works_in_process(tm
         for name, bridge in bridges.items():
             cwd = tmp_path / str(list(bridges).index(name)) / "project"
             assert len(bridge.request("tools/list")["tools"]) == 8, name
-            if not name.startswith("a home"):  # which has no room for the index of runs either
-                run_id = bridge.waiting("ask Which?", cwd)
-                bridge.call("continue_run", run_id=run_id, text="this")
-                assert bridge.call("wait_runs", run_ids=[run_id])["runs"][0]["status"] == "completed", name
+            run_id = bridge.waiting("ask Which?", cwd)
+            bridge.call("continue_run", run_id=run_id, text="this")
+            assert bridge.call("wait_runs", run_ids=[run_id])["runs"][0]["status"] == "completed", name
+            assert bridge.call("get_run", run_id=run_id)["result"]["final_response"], name
             assert bridge.close() == 0, name
             said = bridge.said()
             assert said.startswith("orchestrator: no host "), (name, said)
             assert "runs live in this process and end with it\n" in said, (name, said)
     assert not (tmp_path / "2" / "elsewhere").exists()
     assert (next(tmp_path.glob("4/up/home/hosts/*/sock"))).read_text() == "mine"
+
+
+DENY_CONNECT = (
+    "import ctypes, struct; c = ctypes.CDLL(None); "
+    "f = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *i) for i in "
+    "((0x20, 0, 0, 0), (0x15, 0, 1, 42), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)))); "
+    "p = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 4, ctypes.addressof(f))); "
+    "assert c.prctl(38, 1, 0, 0, 0) == 0 and c.prctl(22, 2, p) == 0"
+)
+"""Python by which a process may not connect to anything any more: a seccomp filter, as sandboxes of agents have it."""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter names a system call by its number there")
+def test_where_no_connection_is_permitted_the_server_works_in_process_and_starts_no_host(place: Ground) -> None:
+    assert place.command("start").returncode == 0
+    begin = "sys.argv[1:] = ['mcp', '--scripted']; runpy.run_module('orchestrator', run_name='__main__')"
+    code = f"import runpy, sys; {DENY_CONNECT}; {begin}"
+    with ending(
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=-1, stdout=-1, stderr=-1, cwd=place.cwd, env=place.environment
+        )
+    ) as process:
+        bridge = Bridge(process)
+        run_id = bridge.waiting("ask Which?", place.cwd)
+        bridge.call("continue_run", run_id=run_id, text="this")
+        assert bridge.call("wait_runs", run_ids=[run_id])["runs"][0]["status"] == "completed"
+        assert len(place.hosts()) == 1
+        assert bridge.close() == 0
+        assert "is permitted here" in bridge.said()
 
 
 def test_while_no_host_can_be_had_nothing_stays_unanswered_and_the_next_line_tries_again(place: Ground) -> None:
@@ -301,6 +331,14 @@ def test_a_client_that_gives_no_pipes_gets_no_traceback(shared: Ground, closed: 
         shell, stdin=subprocess.DEVNULL, env=shared.environment, cwd=shared.cwd, capture_output=True, timeout=DEADLINE_S
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_a_bridge_ends_with_its_client_while_it_waits_for_a_host(place: Ground) -> None:
+    assert place.command("start").returncode == 0
+    with frozen(place.host()), ending(place.start("mcp")) as waiting:
+        until(lambda: bool(psutil.Process(waiting.pid).net_connections("unix")), "the bridge speaks to the host")
+        assert stopped_by(waiting, None) == 0
+        assert place.host().status() == psutil.STATUS_STOPPED, "it had not answered"
 
 
 def test_a_client_that_ends_while_its_host_starts_leaves_one_that_serves_others(place: Ground) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from orchestrator import __version__
 from orchestrator.model import JsonObject
+from orchestrator.process import start_of
 from tests.system.hosts import Ground, code, ending, ground, renumber, stopped_by, until, wait_gone
 from tests.system.lines import DEADLINE_S, Bridge, Client, document
 
@@ -95,7 +96,7 @@ def test_the_host_is_nobodys_child_and_holds_nothing_of_its_starters(crowd: Crow
 def test_the_host_says_who_it_is_to_its_user_alone(crowd: Crowd) -> None:
     about = json.loads(crowd.place.file("json").read_text())
     assert about["pid"] == crowd.host.pid
-    assert about["start_time"] == pytest.approx(crowd.host.create_time(), abs=0.05)
+    assert about["start_time"] == pytest.approx(start_of(crowd.host.pid), abs=0.05)
     assert (about["api"], about["build"], about["prefix"]) == (1, __version__, sys.prefix)
     assert about["socket"] == crowd.place.place.socket
     assert {name: crowd.status[name] for name in about} == about

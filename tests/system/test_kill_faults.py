@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from orchestrator.model import JsonObject
+from orchestrator.process import start_of
 from tests.conftest import wait_until
 from tests.kill.arena import Arena, open_arena
 from tests.kill.client import ROOT, Client, Refused
@@ -108,7 +109,7 @@ def a_stranger() -> Generator[psutil.Process]:
 
 def named(stranger: psutil.Process, later_s: float = 0.0, **more: str) -> JsonObject:
     """What `owner.json` says if the stranger is taken for the owner and for its agent."""
-    started = stranger.create_time() - later_s
+    started = start_of(stranger.pid) - later_s
     agent = {"pid": stranger.pid, "pgid": stranger.pid, "start_time": started}
     return {"pid": stranger.pid, "start_time": started, "agent": agent, **more}
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.doors import resources
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller
-from orchestrator.errors import AgentNotFound, OrchestratorError, RunNotFound, StoreError, WrongState
+from orchestrator.errors import AgentNotFound, HostUnavailable, OrchestratorError, RunNotFound, StoreError, WrongState
 from orchestrator.model import JsonObject, new_id
 from orchestrator.store.inbox import MAX_BYTES, Inbox
 from orchestrator.store.layout import Workspace
@@ -208,3 +208,17 @@ async def test_long_names_take_no_time(place: Place, given: JsonObject) -> None:
             await call
         assert len(refused.value.sentence) < 1_000
     assert time.process_time() - before < 1
+
+
+# ---- a host that makes room for another one
+
+
+async def test_an_agent_spawns_on_while_its_host_hands_over_and_its_caller_goes_to_the_next(place: Place) -> None:
+    agent = place.agent(await place.waiting())
+    place.engine.lives.draining = "another version takes over"
+    with pytest.raises(HostUnavailable):
+        await agent.call("spawn_run", spawning(place))
+    place.engine.lives.handing_over = True
+    assert (await agent.call("spawn_run", spawning(place)))["run_id"]
+    with pytest.raises(HostUnavailable):
+        await place.spawn("final done")

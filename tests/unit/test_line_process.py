@@ -8,13 +8,12 @@ import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator import line_process as module
 from orchestrator.errors import BackendError
 from orchestrator.events import AgentProcess
-from orchestrator.process import MARKER
+from orchestrator.process import MARKER, start_of
 from tests.conftest import wait_until
 from tests.unit.line_agents import HURRIED, Place, first, place_at, runs, said
 
@@ -153,7 +152,7 @@ async def test_the_process_is_told_before_anything_else(place: Place) -> None:
         (told,) = place.ctx.told
         assert isinstance(told, AgentProcess)
         assert told == AgentProcess(pid=process.pid, pgid=process.pid, start_time=process.start_time)
-        assert abs(psutil.Process(process.pid).create_time() - told.start_time) < 0.02
+        assert abs(start_of(process.pid) - told.start_time) < 0.02
         assert await first(process) == f"{process.pid} {process.pid} {place.cwd}\n".encode()
 
 

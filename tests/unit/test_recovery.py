@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from orchestrator.backend import RunContext
@@ -20,7 +19,7 @@ from orchestrator.engine.engine import Caller
 from orchestrator.errors import NotOwner
 from orchestrator.events import Started
 from orchestrator.model import InputRequest, JsonObject, RunSpec
-from orchestrator.process import MARKER
+from orchestrator.process import MARKER, start_of
 from orchestrator.store.layout import Home, Workspace
 from orchestrator.store.log import RunLog
 from orchestrator.store.reader import seal_of
@@ -353,7 +352,7 @@ async def test_what_a_dead_owner_left_of_an_agent_is_ended(home: Home, cwd: Path
     with stray(**({MARKER: log.run.run_id} if by == "marker" else {})) as process, stray() as bystander:
         try:
             if by == "group":
-                start = psutil.Process(process.pid).create_time()
+                start = start_of(process.pid)
                 log.write_owner({"pid": process.pid, "pgid": process.pid, "start_time": start})
             log.close()
             async with desk(cwd, Agent(nothing)) as tools:
@@ -370,7 +369,7 @@ async def test_a_process_that_only_has_the_number_is_never_signalled(home: Home,
     log = await begun(home, cwd)
     with stray() as process:
         try:
-            start = psutil.Process(process.pid).create_time()
+            start = start_of(process.pid)
             known = start - 1000 if why == "reused" else start
             log.write_owner({"pid": process.pid, "pgid": process.pid, "start_time": known})
             log.close()

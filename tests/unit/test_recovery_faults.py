@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import psutil
@@ -16,11 +21,13 @@ from orchestrator.doors.tools import Tools
 from orchestrator.ends import Completed, Outcome
 from orchestrator.engine import recovery
 from orchestrator.engine.engine import Caller, Engine
-from orchestrator.engine.history import history_of
-from orchestrator.errors import InvalidArgument
+from orchestrator.engine.history import Inherited, history_of, inherit
+from orchestrator.errors import InvalidArgument, StoreError
 from orchestrator.events import Started
 from orchestrator.model import JsonObject
-from orchestrator.store.layout import Home, RunDir
+from orchestrator.process import ProcessId, reap, start_of
+from orchestrator.store import layout
+from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.masking import Mask
 from tests.conftest import wait_until
 from tests.unit.agents import Agent, desk, nothing
@@ -68,19 +75,28 @@ async def test_a_damaged_run_keeps_no_other_from_being_recovered(
     assert other in [run["run_id"] for run in page["runs"]]
 
 
-async def test_a_run_whose_disk_hangs_is_left_for_later(home: Home, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_whose_disk_hangs_is_left_for_later_and_takes_one_thread(
+    home: Home, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recovery, "TAKE_S", 0.3)
     hanging, other = queued(home, cwd), queued(home, cwd)
-    pipe = cwd / ".orchestrator/runs" / hanging / "owner.json"
-    pipe.unlink()
-    os.mkfifo(pipe)
+    answers, tries = threading.Event(), list[Path]()
+
+    def slow(run_dir: RunDir, *given: Any, **more: Any) -> Inherited:
+        if run_dir.run_id == hanging:
+            tries.append(run_dir.path)
+            answers.wait(20)
+        return inherit(run_dir, *given, **more)
+
+    monkeypatch.setattr(recovery, "inherit", slow)
     async with desk(cwd, Attaching(nothing)) as tools:
         assert await tools.engine.recovery.recover() == 1
         assert (await tools.over(other))["status"] == "completed"
-        with pipe.open("wb"):  # at last the disk answers
-            pass
-        slow = tools.engine.recovery._slow  # pyright: ignore[reportPrivateUsage]
-        await wait_until(lambda: not slow, "the late one to be given back")
+        assert await tools.engine.recovery.recover() == 0
+        assert len(tries) == 1
+        answers.set()  # at last the disk answers
+        waiting = tools.engine.recovery._slow  # pyright: ignore[reportPrivateUsage]
+        await wait_until(lambda: not waiting, "the late one to be given back")
         assert await tools.engine.recovery.recover() == 1
         assert (await tools.over(hanging))["status"] == "completed"
 
@@ -173,3 +189,56 @@ async def test_a_directory_that_is_not_a_run_yet_hides_no_other(cwd: Path) -> No
         (cwd / ".orchestrator/runs/run_1k0aaaaaaaaaaaaaaaaaaa").mkdir()
         page = await tools.call("list_runs")
     assert [row["run_id"] for row in page["runs"]] == [run["run_id"]]
+
+
+async def test_who_commands_a_run_that_cannot_be_taken_over_is_told_of_the_disk_and_not_of_its_dead_owner(
+    home: Home, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Inherited:
+        raise StoreError("cannot write owner.json: No space left on device")
+
+    monkeypatch.setattr(recovery, "inherit", full)
+    run_id = queued(home, cwd)
+    owner = Path(Workspace(cwd).run(run_id).file("owner.json"))
+    gone: JsonObject = {**orjson.loads(owner.read_bytes()), "start_time": 1.5}
+    owner.write_bytes(orjson.dumps(gone))
+    async with desk(cwd, Attaching(nothing)) as tools:
+        with pytest.raises(StoreError, match="cannot be taken over now"):
+            await tools.call("cancel_run", run_id=run_id)
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "ceph", "lustre", "fuse.sshfs"])
+def test_nothing_is_kept_or_taken_over_where_locks_do_not_hold(
+    home: Home, cwd: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    run_id = queued(home, cwd)
+    mounts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(cwd), fstype=kind)]
+
+    def mounted(**_: object) -> list[SimpleNamespace]:
+        return mounts
+
+    monkeypatch.setattr(psutil, "disk_partitions", mounted)
+    layout._file_system.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    try:
+        with pytest.raises(StoreError, match="network file system"):
+            Workspace(cwd).open()
+        with pytest.raises(StoreError, match="network file system"):
+            inherit(Workspace(cwd).run(run_id), None, attachable=True)
+    finally:
+        layout._file_system.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="emulated where psutil reads the boot's time of day")
+@pytest.mark.parametrize("step_s", [-7_200.0, 10.0])
+def test_a_clock_that_is_set_changes_no_process(monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+    own = ProcessId.own()
+    script = f"env -i {shutil.which('sleep')} 600 & echo; wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout is not None
+        leader.stdout.readline()
+        agent = {"pid": leader.pid, "pgid": leader.pid, "start_time": start_of(leader.pid)}
+        real = psutil._psplatform.boot_time  # type: ignore[attr-defined]
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: real() + step_s)  # type: ignore[attr-defined]
+        assert own.alive is True
+        assert ProcessId.from_json({**own.to_json(), "start_time": own.start_time - 5}).alive is False
+        assert reap({"run_x": agent}, at_once=True) == 2
