@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -126,7 +127,8 @@ class Tools:
         run = await self._engine.spawn(given, self.caller)
         if waits:
             run_dir = await self._find({"run_id": run.run_id})
-            await self._queries.wait_runs([run_dir], until_all=True, wait_s=LONGEST_WAIT_S)
+            with self._giving_way(run_dir):
+                await self._queries.wait_runs([run_dir], until_all=True, wait_s=LONGEST_WAIT_S)
             return await self._queries.get_run(run_dir)
         return compact(
             {
@@ -144,19 +146,25 @@ class Tools:
         return await self._queries.get_run(await self._find(given))
 
     async def _poll_events(self, given: JsonObject) -> JsonObject:
-        return await self._queries.poll_events(
-            await self._find(given),
-            after_seq=given["after_seq"],
-            limit=given["limit"],
-            wait_s=given["wait_ms"] / 1000,
-            types=given.get("types"),
-            max_chars=given["max_chars"],
-        )
+        run_dir = await self._find(given)
+        with self._giving_way(run_dir):
+            return await self._queries.poll_events(
+                run_dir,
+                after_seq=given["after_seq"],
+                limit=given["limit"],
+                wait_s=given["wait_ms"] / 1000,
+                types=given.get("types"),
+                max_chars=given["max_chars"],
+            )
 
     async def _wait_runs(self, given: JsonObject) -> JsonObject:
         run_dirs = await asyncio.to_thread(self._find_all, given["run_ids"])
         until_all = given["until"] == "all"
-        return await self._queries.wait_runs(run_dirs, until_all=until_all, wait_s=given["wait_ms"] / 1000)
+        with self._giving_way(*run_dirs):
+            return await self._queries.wait_runs(run_dirs, until_all=until_all, wait_s=given["wait_ms"] / 1000)
+
+    def _giving_way(self, *runs: RunDir) -> AbstractContextManager[None]:
+        return self._engine.lives.giving_way(self.caller.parent_run_id, (run.run_id for run in runs))
 
     async def _continue_run(self, given: JsonObject) -> JsonObject:
         run_dir = await self._commanded(given)

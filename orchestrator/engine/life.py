@@ -101,7 +101,7 @@ class Life:
         self._turn = turn
         self._slots = slots
         self.settings = settings
-        self._slot: Slot | None = None
+        self.slot: Slot | None = None
         self.meter = Meter(log, account)
         self._rest_s, self._limited_s = 0.0, None
         self._work = Work(self, backend, shared)
@@ -211,14 +211,14 @@ class Life:
 
     async def rest(self) -> None:
         """See `RunContext.rest`."""
-        assert self._slot
+        assert self.slot
         own_s, self._limited_s = self._limited_s or 0.0, None
         self._rest_s += max(own_s, self._slots.held_for(self.spec.backend))
         if self._rest_s > LONGEST_REST_S:
             words, then = "the provider takes no requests for more than a day", "wait, then call continue_run with text"
             raise BackendError("agent_error", words, next_step=then)
         self._clock.pause()
-        await self._slot.rest(self.spec.run_id, self.spec.backend, own_s)
+        await self.slot.rest(self.spec.run_id, self.spec.backend, own_s)
         self._clock.go()
         await self.log.append("status_changed", lambda run: {"status": run.status})
 
@@ -269,14 +269,14 @@ class Life:
     def pause(self) -> None:
         """The run waits for its caller: its time does not count, and another may have its slot."""
         self._clock.pause()
-        if self._slot:
-            self._slot.give_back()
+        if self.slot:
+            self.slot.give_back()
 
     def go(self) -> None:
         """The run works again."""
         self._clock.go()
-        if self._slot:
-            self._slot.take_again()
+        if self.slot:
+            self.slot.take_again()
 
     def steering(self) -> AsyncIterator[Message]:
         """See `RunContext.steering`."""
@@ -369,7 +369,7 @@ class Life:
                 spec = await self._equipped(spec)
             if (why := self._slots.why_wait(spec.backend)) is not None:
                 await self._tell_detail(why)
-            async with self._slots.slot(spec.run_id, spec.priority, spec.backend) as self._slot:
+            async with self._slots.slot(spec.run_id, spec.priority, spec.backend) as self.slot:
                 patience.reschedule(None)
                 self._clock.go()
                 return await self._work.run(spec, self.lent_env)

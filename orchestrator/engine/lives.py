@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Generator, Iterator, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from orchestrator.engine.order import SessionOrder
 from orchestrator.engine.outbox import Outbox, Tell
 from orchestrator.engine.slots import Kind, Slots
 from orchestrator.engine.work import Shared
-from orchestrator.model import RunSpec
+from orchestrator.model import RunSpec, Status
 from orchestrator.store.layout import Home
 from orchestrator.store.log import RunLog
 
@@ -194,6 +194,24 @@ class Lives:
     def place(self, run_id: str) -> int | None:
         """The place of a run that waits for a slot, 1 for the next; None if it waits for none."""
         return next((place for slots in self._slots.values() if (place := slots.place(run_id))), None)
+
+    @contextlib.contextmanager
+    def giving_way(self, waiting: str | None, runs: Iterable[str]) -> Generator[None]:
+        """While the agent of a run waits for others of which one has not begun, its slot may be theirs.
+
+        Or as many agents as there are slots, each waiting for one that it spawned, would wait for ever.
+        """
+        life = self._lives.get(waiting or "")
+        queued = any(run_id in self and self._lives[run_id].log.run.status is Status.QUEUED for run_id in runs)
+        if life is None or life.slot is None or not queued:
+            yield
+            return
+        life.slot.give_back()
+        try:
+            yield
+        finally:
+            if life.log.run.status is Status.RUNNING:
+                life.slot.take_again()
 
     def use(self, settings: config.Settings) -> None:
         """Takes this process's settings: the caps, and what live runs go by from now on."""

@@ -20,7 +20,7 @@ from orchestrator.engine.lives import Lives
 from orchestrator.engine.outcome import last_event
 from orchestrator.engine.work import leave_behind, unlooked
 from orchestrator.errors import BackendError, Conflict, RunNotFound
-from orchestrator.model import Run
+from orchestrator.model import JsonObject, Run
 from orchestrator.process import reap
 from orchestrator.store.create import discard, was_answered
 from orchestrator.store.layout import RunDir, read_json
@@ -141,13 +141,13 @@ class Recovery:
         """Finds a run's remote work again, starts one that had not begun, and ends what can only be ended."""
         spec, log, history = inherited
         if log.run.terminal:
-            await asyncio.to_thread(leave_behind, log.dir, spec, log.run.workspace, {})
+            await self._leave_behind(inherited, log.run.workspace)
             log.close()
             await self._lives.settle(spec.run_id)
         elif _is_over(inherited, backend):
             await self._bury(inherited, Stop("lost"))
         elif not history.started and not await asyncio.to_thread(was_answered, log.dir, spec):
-            await asyncio.to_thread(leave_behind, log.dir, spec, {"kept": False}, {})
+            await self._leave_behind(inherited, {"kept": False})
             await asyncio.to_thread(discard, self._lives.home, log.dir, spec)
             log.close()
         elif not history.started and spec.masked:
@@ -164,6 +164,12 @@ class Recovery:
             await self._lives.begin(replace(spec, attach=attach), log, backend, None, history)
         return log.run
 
+    async def _leave_behind(self, inherited: Inherited, workspace: JsonObject | None) -> None:
+        """Its place goes, if it may: not by the word of a spec that an agent may have changed."""
+        spec, log, _ = inherited
+        if not await asyncio.to_thread(is_tampered, self._lives.home, log.dir):
+            await asyncio.to_thread(leave_behind, log.dir, spec, workspace, {})
+
     async def _bury(self, inherited: Inherited, why: Stop | BackendError) -> None:
         """Ends a run whose agent cannot be found again."""
         spec, log, _ = inherited
@@ -173,7 +179,7 @@ class Recovery:
             bound, facts = "native_session_id" in session, unlooked(place)
             last = await last_event(spec, log.run, why, bound=bound, facts=facts)
             await log.end(last.type, last.data)
-            await asyncio.to_thread(leave_behind, log.dir, spec, None, {})
+            await self._leave_behind(inherited, None)
             await self._lives.settle(spec.run_id)
         except Exception as error:  # noqa: BLE001  it stays as it is; whoever looks at it tries again
             logger.warning("cannot end %s, whose owner is gone: %r", spec.run_id, error)

@@ -127,7 +127,7 @@ class Slots:
         try:
             yield slot
         finally:
-            slot.give_back()
+            slot.end()
 
     async def take(self, run_id: str, priority: int, backend: str) -> None:
         """Waits for a slot. Returns with one held."""
@@ -176,16 +176,22 @@ class Slot:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._held = True
+        self._over = False
 
     def give_back(self) -> None:
-        """The run waits for its caller, or is over. Harmless when it has been given back."""
+        """The run waits for others. Harmless when it has been given back."""
         if self._held:
             self._held = False
             self._slots.changed(-1)
 
+    def end(self) -> None:
+        """The run is over: nobody takes it again."""
+        self.give_back()
+        self._over = True
+
     def take_again(self) -> None:
         """The run goes on, at once."""
-        if not self._held:
+        if not self._held and not self._over:
             self._held = True
             self._slots.changed(1)
 

@@ -63,6 +63,8 @@ class Session:
             elif heard.kind == "request":
                 while len(self._open) >= IN_FLIGHT:
                     await self._next_answer()
+                    if self._leaving:
+                        return
                 self._open.open(heard, heard)
             fault = fault_of(line)
             if fault is None:

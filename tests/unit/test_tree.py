@@ -42,6 +42,11 @@ async def wait(ctx: RunContext) -> Outcome:
     return await nothing(ctx)
 
 
+async def works(ctx: RunContext) -> Outcome:
+    await ctx.emit(Started(agent="fake"))
+    return await wait(ctx)
+
+
 async def approve(ctx: RunContext) -> Outcome:
     await ctx.ask(InputRequest(request_id="r1", kind="approval", text="may I?"))
     return await nothing(ctx)
@@ -175,6 +180,31 @@ async def test_over_the_cap_a_run_is_queued_and_told_its_place(cwd: Path, home: 
         assert (await tools.over(first))["status"] == "completed", "an answered run goes on at once"
         await tools.call("cancel_run", run_id=second)
         assert (await tools.over(urgent))["status"] == (await tools.over(third))["status"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["wait_runs", "poll_events", "spawn_run"])
+async def test_an_agent_that_waits_for_its_child_gives_way_to_it(cwd: Path, home: Home, how: str) -> None:
+    user(home, "[max_concurrent_runs]\nlocal = 1\n")
+    async with desk(cwd, Agent(works, nothing, nothing)) as tools:
+        parent = await tools.spawn()
+        await tools.call("poll_events", run_id=parent, types=["run_started"])
+        below = child_of(tools, parent)
+        if how == "spawn_run":
+            asked = {"backend": "scripted", "prompt": "x", "cwd": str(cwd), "wait": True}
+            assert (await below.call("spawn_run", **asked))["status"] == "completed"
+        else:
+            child = await below.spawn()
+            if how == "wait_runs":
+                digest = await below.call("wait_runs", run_ids=[child])
+                assert digest["runs"][0]["status"] == "completed"
+            else:
+                page = await below.call("poll_events", run_id=child, types=["run_completed"])
+                assert len(page["events"]) == 1
+        other = await tools.spawn()
+        await tools.call("poll_events", run_id=other)
+        assert (await tools.call("get_run", run_id=other))["queue_place"] == 1, "the parent works again in its slot"
+        await tools.call("cancel_run", run_id=parent)
+        assert (await tools.over(other))["status"] == "completed"
 
 
 async def test_a_run_that_was_queued_for_too_long_expires(cwd: Path, home: Home) -> None:
