@@ -59,7 +59,7 @@ async def open_tools(cwd: Path, **env: str) -> AsyncGenerator[Tools]:
             yield Tools(engine, caller)
 
 
-async def wait_until(condition: Callable[[], bool], description: str, within_s: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], bool], description: str, within_s: float = 20.0) -> None:
     """Waits for a condition that nothing can signal."""
     try:
         async with asyncio.timeout(within_s):

@@ -183,6 +183,7 @@ class Engine:
         return settings, parent
 
     async def _launch(self, request: spawn.Request, backend: Backend, caller: Caller) -> Run:
+        await self.recovery.first_round()  # what was there before comes first
         if self.lives.closing:
             raise HostUnavailable("the server is shutting down; spawn the run again in a moment")
         if self.lives.draining is not None and not (self.lives.handing_over and caller.bound):

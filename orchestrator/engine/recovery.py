@@ -8,6 +8,7 @@ be taken over, for its files are damaged or its disk is dead, is left alone with
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -30,6 +31,8 @@ from orchestrator.workspaces.places import Place
 
 logger = logging.getLogger(__name__)
 
+FIRST_S = 5.0
+"""How long new runs wait for the first round, to come behind those that it finds."""
 TAKE_S = 10.0
 """How long the disk may take for one run before the others go on without it."""
 
@@ -49,6 +52,9 @@ class Recovery:
         self._slow: dict[asyncio.Task[tuple[Inherited, Backend] | None], str] = {}
         """What hangs, and the run that it is about: each may hold a thread for ever, and so is not tried again."""
         self._warned: set[str] = set()
+        self.reaped = asyncio.Event()
+        """Nothing is left of the agents of dead owners, as far as the first round found any: commands may begin."""
+        self._first: asyncio.Event | None = None
 
     async def state(self, run_dir: RunDir) -> Run:
         """The state of a run that does not live here, recovered if its owner is gone."""
@@ -68,11 +74,23 @@ class Recovery:
         Returns:
             How many there were.
         """
-        living = await asyncio.to_thread(self._lives.home.living)
-        taken = await self._take([run for run in living if self._may_take(run)])
+        over = self._first = self._first or asyncio.Event()
+        try:
+            living = await asyncio.to_thread(self._lives.home.living)
+            taken = await self._take([run for run in living if self._may_take(run)])
+        finally:
+            over.set()
+            self.reaped.set()
         if not self._lives.closing:
             await self._lives.outbox.recover(self._scope, self._lives.__contains__)
         return len(taken)
+
+    async def first_round(self) -> None:
+        """Returns when the first round is over, if there is one, and after FIRST_S at the latest."""
+        if self._first is not None and not self._first.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIRST_S):
+                    await self._first.wait()
 
     def _may_take(self, run_dir: RunDir) -> bool:
         if self._lives.closing or self._lives.draining is not None:
@@ -88,6 +106,7 @@ class Recovery:
         taken = await self._inherit_all(not_ours)
         if reaping := {run.spec.run_id: run.log.agent for run, _ in taken if not run.log.run.terminal}:
             await asyncio.to_thread(reap, reaping)
+        self.reaped.set()
         # those that had begun come first in their sessions, then the others as they were asked for
         taken.sort(key=lambda pair: (not pair[0].history.started, pair[0].spec.run_id))
         over = [pair for pair in taken if _is_over(*pair)]

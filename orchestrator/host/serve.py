@@ -38,8 +38,9 @@ LOOK_S = 2.0
 """How often it looks whether it is still needed."""
 RECOVER_S = 30.0
 """How often it looks for runs that lost their owner."""
-RECOVERING_S = 5.0
-"""How long the first clients wait for recovery; questions about a run wait until it has been looked at."""
+REAPING_S = 5.0
+"""How long the first clients wait until nothing is left of dead owners' agents. What follows goes on while they are
+served: questions about a run wait until it has been looked at, and new runs until all were."""
 LEAVE_S = 3.0
 """How long the end may take once somebody asked for it at once."""
 THREADS = 32
@@ -192,8 +193,10 @@ class _Host:
         watch.LagWatch(loop)
         self._use_settings()
         await self._engine.lives.open()
-        recovering = asyncio.create_task(self._recover())
-        await asyncio.wait({recovering}, timeout=RECOVERING_S)  # what takes longer goes on while clients are served
+        self._recovering = asyncio.create_task(self._recover())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAPING_S):
+                await self._engine.recovery.reaped.wait()
         serving = asyncio.create_task(self._server.serve(self._listener))
         chores = asyncio.create_task(self._chores())
         await asyncio.to_thread(self._take_over_from_others)
