@@ -137,10 +137,14 @@ class RunReader:
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise StoreError(f"{self.dir.file('spec.json')} is damaged: {error}") from error
 
-    def state(self) -> State:
-        """The run now: `run.json`, or the spec where there is none, and the fold of the log behind it."""
+    def state(self, known: State | None = None) -> State:
+        """The run now: `run.json`, or the spec where there is none, and the fold of the log behind it.
+
+        Args:
+            known: what it was before, for who looks often: only what follows it is read.
+        """
         with self._open() as (descriptor, end):
-            snapshot = self._snapshot(descriptor, end)
+            snapshot = known if known and _fits(known, descriptor, end) else self._snapshot(descriptor, end)
             run, offset = snapshot or State(Run.queued(self.spec()), 0)
             for line in _lines(descriptor, offset, end):
                 if line.seq != run.last_seq + 1:
@@ -209,11 +213,15 @@ class RunReader:
             if document is None:
                 return None
             run, offset = Run.from_json(document), int(document["offset"])
-            if run.run_id != self.dir.run_id or not 0 <= offset <= end:
-                return None
-            return State(run, offset) if _seq_before(descriptor, offset) == run.last_seq else None
+            state = State(run, offset)
+            return state if run.run_id == self.dir.run_id and _fits(state, descriptor, end) else None
         except (StoreError, TypeError, KeyError, ValueError, AttributeError):
             return None
+
+
+def _fits(state: State, descriptor: int, end: int) -> bool:
+    """Whether the log ends with what a state knows, or goes on behind it."""
+    return 0 <= state.offset <= end and _seq_before(descriptor, state.offset) == state.run.last_seq
 
 
 def _lines(descriptor: int, offset: int, end: int, first: int | None = None) -> Iterator[Line]:
