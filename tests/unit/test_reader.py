@@ -109,6 +109,19 @@ def test_the_state_of_a_long_log_is_its_snapshot_and_a_short_tail(run_dir: RunDi
     assert sum(bytes_read) < size / 20
 
 
+def test_who_looks_again_reads_what_is_new(run_dir: RunDir, bytes_read: list[int]) -> None:
+    _numbered(run_dir, 5_000)
+    reader = RunReader(run_dir)
+    known = reader.state()
+    _numbered(run_dir, 5_010)
+    bytes_read.clear()
+    now = reader.state(known)
+    assert (now.run.last_seq, now.run.summary) == (5_010, "message 5010")
+    assert sum(bytes_read) < 50_000
+    _numbered(run_dir, 10)  # another log, that what was known does not fit
+    assert reader.state(known).run.last_seq == 10
+
+
 @given(st.integers(0, 400), st.integers(0, 420), st.integers(1, 50), st.integers(1, 60), st.integers(1, 3_000))
 @settings(max_examples=60)
 def test_paging_through_a_log_gives_every_event_once(
