@@ -29,7 +29,8 @@ from orchestrator.json_schema import json_in
 from orchestrator.model import JsonObject, Message, RunSpec, compact
 from orchestrator.store.layout import RunDir
 from orchestrator.store.log import uninterrupted
-from orchestrator.workspaces.places import Changes, Place
+from orchestrator.workspaces.changes import Changes
+from orchestrator.workspaces.places import Place
 
 if TYPE_CHECKING:
     from orchestrator.engine.life import Life

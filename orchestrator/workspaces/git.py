@@ -60,6 +60,7 @@ class Git:
         more: variables beside it, as GIT_INDEX_FILE.
         off: programs of the repository's own configuration that are not to be run, see `own_programs`.
         stop: ends the command that runs when it is set.
+        held: descriptors of locks that git keeps for as long as it runs, also after our own death.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Git:
         more: Mapping[str, str] | None = None,
         off: Sequence[str] = (),
         stop: threading.Event | None = None,
+        held: Sequence[int] = (),
     ) -> None:
         self.where = where
-        self._given = (env, off, stop)
+        self._given = (env, off, stop, held)
         self._stop = stop
+        self._held = held
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         kept = {name: value for name, value in {**own, **env}.items() if not _REMOVED.fullmatch(name)}
         fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "0"}
@@ -81,13 +84,13 @@ class Git:
 
     def at(self, where: Path, more: Mapping[str, str] | None = None) -> Git:
         """The same in another directory, or with other variables."""
-        env, off, stop = self._given
-        return Git(where, env, more, off, stop)
+        env, off, stop, held = self._given
+        return Git(where, env, more, off, stop, held)
 
     def without(self, off: Sequence[str]) -> Git:
         """The same without these programs."""
-        env, _, stop = self._given
-        return Git(self.where, env, None, off, stop)
+        env, _, stop, held = self._given
+        return Git(self.where, env, None, off, stop, held)
 
     def run(
         self,
@@ -154,6 +157,7 @@ class Git:
                 stdout=output,
                 stderr=subprocess.PIPE,
                 process_group=0,
+                pass_fds=self._held,
             )
         except OSError as error:
             if not self.where.is_dir():

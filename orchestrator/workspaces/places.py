@@ -12,48 +12,24 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 
 from orchestrator.errors import GitError, OrchestratorError
-from orchestrator.model import JsonObject, RunSpec, compact
+from orchestrator.model import JsonObject, RunSpec
+from orchestrator.process import MARKER
 from orchestrator.store.layout import RUN_ID, RunDir, read_json, replace_file
+from orchestrator.workspaces.changes import PATCH, Before, Changes, changes_of, look_after, look_before
 from orchestrator.workspaces.claims import Claim
 from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.making import OWN_BRANCHES, Making
-from orchestrator.workspaces.snapshots import Snapshots, digest_of
+from orchestrator.workspaces.snapshots import Snapshots
 
 RECORD = "workspace.json"
-PATCH = "patch.diff"
-SHARED_S = 30.0
-"""How long a look at a shared directory may take before a run does without."""
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
-
-
-class Changes(NamedTuple):
-    """What a run changed: what is told of it, and the tree that it left."""
-
-    told: JsonObject
-    tree: str
-    applies: bool
-
-    @property
-    def files(self) -> int:
-        """How many files differ."""
-        return self.told["files"]
-
-
-class Before(NamedTuple):
-    """A shared directory as it was when the agent began."""
-
-    snapshots: Snapshots
-    base: str
-    tree: str
-    left_out: tuple[str, ...]
 
 
 class Place:
@@ -82,7 +58,8 @@ class Place:
         self._root = run_dir.workspace.root.resolve() / "worktrees"
         self.path = self._root / self._first
         """The top of the worktree or clone."""
-        self._env = env
+        self._env = {name: text for name, text in env.items() if name != MARKER}  # that of whoever spawned the run
+        self._held: tuple[int, ...] = ()
         self._trusted = trusted
         self._stop = stop
         self._before: Before | None = None
@@ -158,20 +135,14 @@ class Place:
         top = top_of(self._spec.cwd)
         if top is None:
             return
-        snapshots: Snapshots | None = None
         try:
-            git = Git(top, self._env, stop=self._stop)
+            git = self._git_in(top)
             if git.own_programs() and not self._trusted:
                 self.unknown = "its own configuration names filters, which are run for folders in trusted_dirs alone"
                 return
-            snapshots = Snapshots(git, self._dir.path)
-            before = snapshots.take(SHARED_S)
-            base = git.resolved("HEAD^{commit}")
-            self._before = Before(snapshots, base or snapshots.empty(), before.tree, before.left_out)
+            self._before = look_before(git, self._dir.path)
         except (OrchestratorError, OSError) as error:  # the run is worth more than what is known of it
             self.unknown = str(error)
-            if snapshots:
-                snapshots.close()
 
     def _earlier(self) -> Place | None:
         """The place of the run that worked here last."""
@@ -199,14 +170,19 @@ class Place:
         self._claim.take(self._spec.run_id)
         if self.record.get("state") == "ready":
             return
+        unmarked = self._env
         try:
             self._note(state="planned")
-            self._making.make(self.cwd, Git(self._root, self._env, stop=self._stop))
+            # if we die, this git is ended before the run's next owner begins
+            self._env = {**unmarked, MARKER: self._spec.run_id}
+            self._making.make(self.cwd, self._git_in(self._root))
             self._note(state="ready")
         except BaseException:  # no agent was there
             with contextlib.suppress(OrchestratorError, OSError):
                 self._making.unmake()
             raise
+        finally:
+            self._env = unmarked
 
     # ---- looking at what came of it
 
@@ -223,13 +199,10 @@ class Place:
 
     def _finish_shared(self) -> Changes:
         assert self._before is not None
-        known = self._before
         top = top_of(self._spec.cwd)
         if top is None:
             raise GitError(f"{self._spec.cwd} is in no git repository any more")
-        with Snapshots(self.git(top), self._dir.path, known=known.snapshots) as snapshots:
-            after = snapshots.take(SHARED_S)
-            return self._changes(snapshots, known.base, known.tree, after.tree, after.left_out, set(known.left_out))
+        return look_after(self.git(top), self._dir.path, self._before, self.patch)
 
     def _finish(self) -> Changes:
         self.record = self._recorded() or self.record
@@ -237,25 +210,11 @@ class Place:
         base: str = self.record["base"]
         with Snapshots(git, self._dir.path) as snapshots:
             after = snapshots.take()
-            left_out = (*after.left_out, *snapshots.opened_submodules())
-            before = git.tree_of(base)
-            changes = self._changes(snapshots, base, before, after.tree, left_out, set())
+            after = after._replace(left_out=(*after.left_out, *snapshots.opened_submodules()))
+            changes = changes_of(snapshots, base, git.tree_of(base), after, self.patch)
         tip = git.resolved(f"refs/heads/{self.branch}")
-        self._note(after=after.tree, tip=tip, left_out=changes.told.get("left_out", []))
+        self._note(after=changes.tree, tip=tip, left_out=changes.told.get("left_out", []))
         return changes
-
-    def _changes(
-        self, snapshots: Snapshots, base: str, before: str, after: str, left_out: tuple[str, ...], known: set[str]
-    ) -> Changes:
-        applies = snapshots.write_patch(before, after, self.patch)
-        numbers = snapshots.difference(before, after)
-        named = [path for path in dict.fromkeys((*left_out, *numbers.submodules)) if path not in known]
-        size = self.patch.stat().st_size
-        patch = {"relpath": PATCH, "total_bytes": size, "sha256": digest_of(self.patch)} if size else None
-        told = compact({"base": base, "files": numbers.files, "insertions": numbers.insertions,
-                        "deletions": numbers.deletions, "patch": patch, "applies": applies,
-                        "left_out": named[:20] or None})  # fmt: skip
-        return Changes(told, after, applies)
 
     @property
     def unlooked(self) -> bool:
@@ -356,8 +315,11 @@ class Place:
         """git in a working tree: never in one above it, and without what agents may have configured."""
         if not (where / ".git").exists():
             raise GitError(f"{where} is no working tree any more: its .git is gone")
-        git = Git(where, self._env, stop=self._stop)
+        git = self._git_in(where)
         return git if self._trusted else git.without(git.own_programs())
+
+    def _git_in(self, where: Path) -> Git:
+        return Git(where, self._env, stop=self._stop, held=self._held)
 
     @property
     def _top(self) -> Path:
@@ -371,9 +333,15 @@ class Place:
     def _claim(self) -> Claim:
         return Claim(self._root / f"{self._first}.claim", self._stop)
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Alone with the place: nobody looks at it, removes it, or moves in."""
-        return self._claim.alone()
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None]:
+        """Alone with the place: nobody looks at it, removes it, or moves in, while we or a git of ours are at work."""
+        with self._claim.alone() as lock:
+            self._held = (lock,)
+            try:
+                yield
+            finally:
+                self._held = ()
 
     @property
     def _making(self) -> Making:

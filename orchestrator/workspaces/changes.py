@@ -1,0 +1,84 @@
+"""What a run changed: its patch, what is told of it, and how that is found in a directory that the run shares with its
+user. Blocks; called in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.model import JsonObject, compact
+from orchestrator.workspaces.git import Git
+from orchestrator.workspaces.snapshots import Snapshot, Snapshots, digest_of
+
+PATCH = "patch.diff"
+SHARED_S = 30.0
+"""How long a look at a shared directory may take before a run does without."""
+_MOST_NAMED = 20
+
+
+class Changes(NamedTuple):
+    """What a run changed: what is told of it, and the tree that it left."""
+
+    told: JsonObject
+    tree: str
+    applies: bool
+
+    @property
+    def files(self) -> int:
+        """How many files differ."""
+        return self.told["files"]
+
+
+class Before(NamedTuple):
+    """A shared directory as it was when the agent began."""
+
+    snapshots: Snapshots
+    base: str
+    taken: Snapshot
+
+
+def changes_of(
+    snapshots: Snapshots, base: str, before: str, after: Snapshot, patch: Path, known: Collection[str] = ()
+) -> Changes:
+    """Writes the patch from one tree to another and tries it.
+
+    Args:
+        base: the commit that the patch is told to be for.
+        known: what was in no tree before either, and is not told.
+    """
+    applies = snapshots.write_patch(before, after.tree, patch)
+    numbers = snapshots.difference(before, after.tree)
+    named = [path for path in dict.fromkeys((*after.left_out, *numbers.submodules)) if path not in known]
+    size = patch.stat().st_size
+    facts = {"relpath": PATCH, "total_bytes": size, "sha256": digest_of(patch)} if size else None
+    told = compact({"base": base, "files": numbers.files, "insertions": numbers.insertions,
+                    "deletions": numbers.deletions, "patch": facts, "applies": applies,
+                    "left_out": named[:_MOST_NAMED] or None})  # fmt: skip
+    return Changes(told, after.tree, applies)
+
+
+def look_before(git: Git, within: Path) -> Before:
+    """A shared directory, before the agent begins.
+
+    Raises:
+        GitError, OSError: it cannot be looked at, or not in time; nothing is left of the look.
+    """
+    snapshots = Snapshots(git, within)
+    try:
+        taken = snapshots.take(SHARED_S)
+        return Before(snapshots, git.resolved("HEAD^{commit}") or snapshots.empty(), taken)
+    except BaseException:
+        snapshots.close()
+        raise
+
+
+def look_after(git: Git, within: Path, before: Before, patch: Path) -> Changes:
+    """The same directory when the agent has gone.
+
+    Raises:
+        GitError, OSError: it cannot be looked at, or not in time.
+    """
+    with Snapshots(git, within, known=before.snapshots) as snapshots:
+        after = snapshots.take(SHARED_S)
+        return changes_of(snapshots, before.base, before.taken.tree, after, patch, before.taken.left_out)

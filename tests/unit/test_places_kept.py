@@ -1,0 +1,69 @@
+"""Work that must not be lost with a place: to a git whose host died, to a removal that was cut short, to what is in no
+patch and would go unnamed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import GitError
+from orchestrator.process import reap
+from orchestrator.workspaces import claims
+from orchestrator.workspaces.places import Place
+from tests.unit.test_bringing import with_filter
+from tests.unit.test_odd_repositories import env, goes, repo, told_by
+from tests.unit.test_snapshots import dir_of, files_in, git, spec_of
+
+__all__ = ["env", "repo"]  # fixtures
+
+
+def until(path: Path) -> None:
+    """Waits until a file is there."""
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} is not there"
+        time.sleep(0.01)
+
+
+# ---- a git that outlives its host
+
+
+@pytest.fixture
+def slow(repo: Path, env: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A client whose git says that it has begun to write files, and goes on when it is told to."""
+    (repo / ".gitattributes").write_text("b.txt filter=own\n")
+    git(repo, "add", ".gitattributes")
+    git(repo, "commit", "-q", "-m", "with a filter")
+    begun, going = tmp_path / "begun", tmp_path / "going"
+    smudge = f"touch '{begun}'; while ! test -e '{going}'; do sleep 0.05; done; cat"
+    yield with_filter(repo, env, "b.txt", clean="cat", smudge=smudge, required="true")
+    going.touch()
+
+
+@pytest.mark.parametrize("mode", ["worktree", "clone"])
+def test_a_git_that_outlives_its_host_keeps_the_place_to_itself_until_it_is_ended(
+    repo: Path, slow: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    spec = spec_of(repo, slow, mode=mode)
+    host = multiprocessing.get_context("fork").Process(target=Place(dir_of(spec), spec, slow).prepare)
+    host.start()
+    until(tmp_path / "begun")
+    assert host.pid is not None
+    os.kill(host.pid, 9)
+    host.join()
+    monkeypatch.setattr(claims, "ALONE_S", 0.0)
+    with pytest.raises(GitError, match="somebody else is at work"):
+        Place(dir_of(spec), spec, slow).prepare()
+    assert reap({spec.run_id: None}) >= 1
+    (tmp_path / "going").touch()
+    place = Place(dir_of(spec), spec, slow)
+    place.prepare()
+    assert files_in(place.cwd) == files_in(repo)
+    (place.cwd / "new.txt").write_text("of the agent\n")
+    assert told_by(place)["files"] == 1
+    assert goes(place)
