@@ -24,7 +24,7 @@ from orchestrator.process import MARKER
 from orchestrator.store.layout import RUN_ID, RunDir, read_json, replace_file
 from orchestrator.workspaces.changes import PATCH, Before, Changes, changes_of, look_after, look_before
 from orchestrator.workspaces.claims import Claim
-from orchestrator.workspaces.git import Git, top_of
+from orchestrator.workspaces.git import PARTIAL, Git, top_of
 from orchestrator.workspaces.making import OWN_BRANCHES, Making
 from orchestrator.workspaces.snapshots import Snapshots
 
@@ -138,7 +138,8 @@ class Place:
         try:
             git = self._git_in(top)
             if git.own_programs() and not self._trusted:
-                self.unknown = "its own configuration names filters, which are run for folders in trusted_dirs alone"
+                what = "its own configuration names filters or a partial clone"
+                self.unknown = f"{what}, which are run for folders in trusted_dirs alone"
                 return
             self._before = look_before(git, self._dir.path)
         except (OrchestratorError, OSError) as error:  # the run is worth more than what is known of it
@@ -316,10 +317,15 @@ class Place:
         if not (where / ".git").exists():
             raise GitError(f"{where} is no working tree any more: its .git is gone")
         git = self._git_in(where)
-        return git if self._trusted else git.without(git.own_programs())
+        if self._trusted:
+            return git
+        programs = git.own_programs()
+        if partial := next(filter(PARTIAL.fullmatch, programs), None):
+            raise GitError(f"{where} is a partial clone ({partial}), which is read in folders of trusted_dirs alone")
+        return git.without(programs)
 
     def _git_in(self, where: Path) -> Git:
-        return Git(where, self._env, stop=self._stop, held=self._held)
+        return Git(where, self._env, stop=self._stop, held=self._held, fetches=self._trusted)
 
     @property
     def _top(self) -> Path:

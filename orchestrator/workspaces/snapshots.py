@@ -158,7 +158,7 @@ class Snapshots:
     def _is_folder(self, path: bytes) -> bool:
         """Whether it is a directory that no link leads to."""
         place = os.fsencode(self._own.where.resolve()) + b"/" + path
-        return os.path.isdir(place) and os.path.realpath(place) == place
+        return os.path.realpath(place) == place and Path(os.fsdecode(place)).is_dir()
 
     def _set_links(self, git: Git, links: dict[bytes, str]) -> None:
         """Puts the commits that are checked out in submodules into the index, and takes those out that are gone."""
