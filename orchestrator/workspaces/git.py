@@ -30,6 +30,7 @@ _FIXED = (
     *("gc.auto=0", "maintenance.auto=false", "apply.whitespace=nowarn", "apply.ignoreWhitespace=no"),
     *("core.splitIndex=false", "core.untrackedCache=false", "submodule.recurse=false", "commit.gpgSign=false"),
     *("advice.addEmbeddedRepo=false", "protocol.ext.allow=never", "diff.renameLimit=1000"),
+    *("core.trustctime=true", "core.checkStat=default"),
 )
 _REMOVED = re.compile(
     r"GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR|PREFIX|NAMESPACE|CONFIG"

@@ -16,7 +16,7 @@ from orchestrator.process import reap
 from orchestrator.workspaces import claims
 from orchestrator.workspaces.places import Place
 from tests.unit.test_bringing import with_filter
-from tests.unit.test_odd_repositories import env, goes, repo, told_by
+from tests.unit.test_odd_repositories import env, goes, prepared, repo, stays, told_by
 from tests.unit.test_snapshots import dir_of, files_in, git, spec_of
 
 __all__ = ["env", "repo"]  # fixtures
@@ -67,3 +67,18 @@ def test_a_git_that_outlives_its_host_keeps_the_place_to_itself_until_it_is_ende
     (place.cwd / "new.txt").write_text("of the agent\n")
     assert told_by(place)["files"] == 1
     assert goes(place)
+
+
+@pytest.mark.parametrize("setting", ["core.trustctime=false", "core.checkStat=minimal"])
+def test_an_edit_of_the_same_size_and_time_is_found(repo: Path, env: dict[str, str], setting: str) -> None:
+    git(repo, "config", *setting.split("="))
+    place = prepared(repo, env)
+    edited, long_ago = place.cwd / "a.txt", (10**18, 10**18)
+    os.utime(edited, ns=long_ago)
+    git(place.cwd, "update-index", "--refresh")
+    assert told_by(place)["files"] == 0
+    known = int(edited.stat().st_ctime)
+    edited.write_text(edited.read_text().replace("19", "91"))
+    while int(edited.stat().st_ctime) == known:  # git looks at seconds
+        os.utime(edited, ns=long_ago)
+    assert stays(place) == "it was changed after its patch was made"
