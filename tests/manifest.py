@@ -83,7 +83,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- results that can be trusted
     Behaviour("workspaces/runs", "docs/design/workspaces.md", "A run works in a place of its own; what it changed is a "
         "patch that was tried, its checks are run by the host, and its result is brought in whole or not at all.", (
-        "contract/workspaces::*", "system/workspaces::*", "unit/bringing::*")),
+        "contract/workspaces::*", "system/workspaces::*", "unit/bringing::*",
+        "unit/bringing_meanwhile::*")),
     Behaviour("workspaces/kept", "docs/design/workspaces.md", "A look changes nothing, its patch gives the same "
         "files, and a place that holds more than its patch stays, whatever the repository and its settings.", (
         "unit/snapshots::*", "unit/odd_repositories::*", "unit/places::*", "unit/workspace_bounds::*",

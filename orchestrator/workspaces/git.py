@@ -53,6 +53,11 @@ class Done(NamedTuple):
     out: bytes
     err: bytes
 
+    @property
+    def locked(self) -> bool:
+        """Whether it gave up before it did anything, for another git is at work."""
+        return bool(self.code and _LOCKED.search(self.err))
+
 
 class Git:
     """git in one directory.
@@ -122,7 +127,7 @@ class Git:
             done = self.attempt(*arguments, input=input, output=output, timeout_s=timeout_s)
             if done.code in ok:
                 return done.out
-            if not _LOCKED.search(done.err) or time.monotonic() > deadline:
+            if not done.locked or time.monotonic() > deadline:
                 raise GitError(f"git {arguments[0]} failed: {told(done.err) or f'exit code {done.code}'}")
             time.sleep(pause)
             pause = min(pause * 2, 0.5)

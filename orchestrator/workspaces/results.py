@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +22,7 @@ from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.making import IDENTITY
 from orchestrator.workspaces.places import Place
 from orchestrator.workspaces.snapshots import Snapshots, shown
+from orchestrator.workspaces.written import apply_whole
 
 MOST_NAMED = 20
 _PATH = re.compile(rb"^error: (?:patch failed: (.+):\d+|(.+): .+)$", re.MULTILINE)
@@ -163,8 +163,12 @@ class _Bringing:
         try:
             self._git.run("update-ref", "-m", f"orchestrator: {words.title}", "HEAD", commit, head)
         except GitError as error:
-            self._apply(patch, "--index", "--reverse")
-            raise Conflict(f"something else was committed in the same moment; try again ({error})") from error
+            meanwhile = "something else was committed in the same moment"
+            try:
+                self._apply(patch, "--index", "--reverse")
+            except GitError as stays:
+                raise Conflict(f"{meanwhile}, and what the run did is in your files, uncommitted ({stays})") from error
+            raise Conflict(f"{meanwhile}; try again ({error})") from error
         return {**self._told(patch), "commit": commit}
 
     def as_branch(self, branch: str, words: Commit, check_only: bool) -> JsonObject:
@@ -228,17 +232,10 @@ class _Bringing:
         return patch
 
     def _apply(self, patch: Path, *how: str) -> None:
-        """Applies a patch that was tried. Where that fails halfway, as on a full disk, everything is as it was."""
+        """Applies a patch that was tried. Where that fails halfway, as on a full disk, what git wrote is undone."""
         if not patch.stat().st_size:
             return
-        touched = [self._git.where / os.fsdecode(path) for path in self._touched(patch)]
-        index = self._git.path_of("index")
-        saved = _Saved(self._scratch / "saved", [*touched, index])
-        try:
-            self._git.run("apply", "--binary", *how, str(patch))
-        except BaseException:
-            saved.restore()
-            raise
+        apply_whole(self._git, patch, self._touched(patch), how, self._scratch)
 
     def _touched(self, patch: Path) -> list[bytes]:
         """The paths that a patch writes or removes."""
@@ -264,26 +261,6 @@ class _Bringing:
 
     def _told(self, patch: Path) -> JsonObject:
         return {"files": len(self._written_by(patch)) if patch.stat().st_size else 0}
-
-
-class _Saved:
-    """Files as they were."""
-
-    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
-        folder.mkdir(exist_ok=True)
-        self._copies = {path: folder / str(number) for number, path in enumerate(paths)}
-        for path, copy in self._copies.items():
-            if path.is_symlink() or path.is_file():
-                shutil.copy2(path, copy, follow_symlinks=False)
-
-    def restore(self) -> None:
-        """Writes back what was there, and removes what was not."""
-        for path, copy in self._copies.items():
-            with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                path.unlink()
-            if copy.is_symlink() or copy.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(copy, path, follow_symlinks=False)
 
 
 def _conflict(paths: list[bytes], words: str = "") -> Conflict:
