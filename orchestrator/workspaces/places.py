@@ -27,6 +27,7 @@ from orchestrator.workspaces.claims import Claim
 from orchestrator.workspaces.git import PARTIAL, Git, top_of
 from orchestrator.workspaces.making import OWN_BRANCHES, Making
 from orchestrator.workspaces.snapshots import Snapshots
+from orchestrator.workspaces.worktrees import user_of, why_taken
 
 RECORD = "workspace.json"
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -241,7 +242,7 @@ class Place:
         if keep == "always" or (keep == "on_failure" and failed):
             return "as asked" if keep == "always" else "the run did not succeed"
         with self.alone():
-            return self._why_not()
+            return self._why_taken() or self._why_not()
 
     def remove(self) -> str | None:
         """Removes the worktree or clone, if its stored patch holds all that is there.
@@ -255,7 +256,7 @@ class Place:
             self.record = self._recorded() or self.record
             if self._claim.holder != self._spec.run_id:
                 return "a later run of the session works there"
-            if self.record.get("state") == "ready" and self.path.exists() and (why := self._why_not()):
+            if self.record.get("state") == "ready" and (why := self._why_taken() or self._why_not()):
                 return why
             self._note(state="removing")
             self._making.unmake()
@@ -264,7 +265,19 @@ class Place:
             self._note(state="removed")
         return None
 
+    def _why_taken(self) -> str | None:
+        """Why the worktree is somebody else's by now."""
+        if self.mode != "worktree":
+            return None
+        try:
+            return why_taken(self.git(self._top), self.path)
+        except (OrchestratorError, OSError) as error:
+            return f"what is known of it cannot be read: {error}" if self.path.exists() else None
+
     def _why_not(self) -> str | None:
+        """Why what is there must stay; None also where nothing is."""
+        if not self.path.exists():
+            return None
         try:
             if "after" not in self.record:
                 self._finish()
@@ -290,17 +303,19 @@ class Place:
         return [ref for ref in git.text("for-each-ref", "--format=%(refname)").split("\n") if ref and ref not in known]
 
     def _forget_unused_branch(self) -> None:
+        self._delete_branch(self.record["base"])  # if nothing was committed on it
+
+    def _delete_branch(self, tip: str) -> None:
+        """Deletes the branch of the place if that is its tip, and nobody has checked it out."""
         git = self.git(self._top)
-        git.asks("update-ref", "-d", f"refs/heads/{self.branch}", self.record["base"])  # if nothing was committed on it
+        if user_of(git, self.branch) is None:
+            git.asks("update-ref", "-d", f"refs/heads/{self.branch}", tip)
 
     def forget_branch(self) -> None:
         """Removes the branch that was made for the run, if it is as the agent left it and nobody has checked it out;
         what it held is in the patch."""
         if self.mode == "worktree" and "branch" not in self._asked and (tip := self.record.get("tip")):
-            git = self.git(self._top)
-            ref = f"refs/heads/{self.branch}"
-            if f"branch {ref}\n" not in git.text("worktree", "list", "--porcelain") + "\n":
-                git.asks("update-ref", "-d", ref, tip)
+            self._delete_branch(tip)
 
     def forget(self) -> None:
         """The run itself goes: nobody needs the commit any more that held its caller's changes."""

@@ -22,6 +22,7 @@ from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.making import IDENTITY
 from orchestrator.workspaces.places import Place
 from orchestrator.workspaces.snapshots import Snapshots, shown
+from orchestrator.workspaces.worktrees import user_of
 from orchestrator.workspaces.written import apply_whole
 
 MOST_NAMED = 20
@@ -175,16 +176,22 @@ class _Bringing:
         """A commit on a branch of its own; nothing that is checked out changes, but for the run's own worktree."""
         if self._git.asks("check-ref-format", "--branch", branch) != branch:
             raise InvalidArgument(f"{branch!r} is no name that git takes for a branch")
-        if self._git.asks("symbolic-ref", "-q", "HEAD") == f"refs/heads/{branch}":
+        where = user_of(self._git, branch)
+        if where == self._git.where.resolve():
             raise Conflict(f"branch {branch!r} is checked out; use mode 'commit'")
+        if where not in (None, self._place.path):
+            raise Conflict(f"branch {branch!r} is checked out in {where}; choose another")
         self._need_base()
         tip = self._git.resolved(f"refs/heads/{branch}")
         if (other := in_the_way(self._git, branch)) and not (tip and branch == self._place.branch):
             raise Conflict(f"branch {told_of(branch, other)}")
         after = self._on_top_of(self._git.tree_of(self._base))
         told = {**self._told(self._patch), "branch": branch}
-        if check_only or (tip and self._git.tree_of(tip) == after):
-            return {**told, "commit": tip} if tip and not check_only else told
+        is_there = tip is not None and self._git.tree_of(tip) == after
+        if not is_there and tip not in (None, self._base, self._place.record.get("tip")):
+            raise Conflict(f"branch {branch!r} has commits that are not of the run; choose another")
+        if check_only or is_there:
+            return {**told, "commit": tip} if is_there and not check_only else told
         commit = self._commit(after, tip or self._base, words)
         self._git.run("update-ref", f"refs/heads/{branch}", commit, tip or "0" * len(commit))
         worktree = self._place.path

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.model import RunSpec
 from orchestrator.workspaces import git as commands
 from orchestrator.workspaces.git import GitError
-from tests.unit.test_bringing import ran, with_filter
-from tests.unit.test_odd_repositories import bring, env, repo
-from tests.unit.test_snapshots import files_in, git
+from orchestrator.workspaces.places import Place
+from tests.unit.test_bringing import ran, refused, with_filter
+from tests.unit.test_odd_repositories import bring, env, repo, told_by
+from tests.unit.test_snapshots import dir_of, files_in, git, spec_of
 
 __all__ = ["env", "repo"]  # fixtures
 
@@ -68,3 +70,43 @@ def test_a_file_that_became_a_folder_comes_back_when_its_patch_fails_halfway(rep
     with pytest.raises(OrchestratorError):
         bring(spec, env)
     assert files_in(repo) == files
+
+
+# ---- branches that somebody else works on
+
+
+def kept(repo: Path, env: dict[str, str]) -> tuple[RunSpec, Place]:
+    """A run that is over, whose worktree is there with a commit and a change."""
+    spec = spec_of(repo, env)
+    place = Place(dir_of(spec), spec, env)
+    place.prepare()
+    (place.path / "one.txt").write_text("of the agent\n")
+    git(place.path, "add", ".")
+    git(place.path, "commit", "-q", "-m", "of the agent")
+    (place.path / "two.txt").write_text("of the agent\n")
+    assert told_by(place)["files"] == 2
+    return spec, place
+
+
+def test_a_branch_takes_the_result_on_top_of_what_the_agent_committed(repo: Path, env: dict[str, str]) -> None:
+    spec, _ = kept(repo, env)
+    done = bring(spec, env, mode="branch")
+    assert git(repo, "log", "--format=%s", f"main..{done['branch']}").splitlines() == ["Title", "of the agent"]
+    assert bring(spec, env, mode="branch") == done, "once"
+
+
+def test_commits_that_somebody_else_made_on_a_branch_stay(repo: Path, env: dict[str, str]) -> None:
+    spec, place = kept(repo, env)
+    (place.path / "mine.txt").write_text("of the user\n")
+    git(place.path, "add", "mine.txt")
+    git(place.path, "commit", "-q", "-m", "of the user")
+    refused(repo, env, spec, "has commits that are not of the run", mode="branch")
+    assert git(repo, "show", f"{place.branch}:mine.txt") == "of the user"
+
+
+def test_a_branch_that_is_checked_out_elsewhere_is_refused(repo: Path, env: dict[str, str], tmp_path: Path) -> None:
+    spec, place = kept(repo, env)
+    git(place.path, "checkout", "-q", "--detach")
+    git(repo, "worktree", "add", "-q", str(tmp_path / "mine"), place.branch)
+    refused(repo, env, spec, "is checked out in", mode="branch")
+    assert git(tmp_path / "mine", "status", "--porcelain") == ""

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import GitError
+from orchestrator.errors import Conflict, GitError
 from orchestrator.process import reap
 from orchestrator.workspaces import claims
 from orchestrator.workspaces.places import Place
+from orchestrator.workspaces.results import Result
 from tests.unit.test_bringing import with_filter
 from tests.unit.test_odd_repositories import env, goes, prepared, repo, stays, told_by
 from tests.unit.test_snapshots import dir_of, files_in, git, spec_of
@@ -82,3 +83,32 @@ def test_an_edit_of_the_same_size_and_time_is_found(repo: Path, env: dict[str, s
     while int(edited.stat().st_ctime) == known:  # git looks at seconds
         os.utime(edited, ns=long_ago)
     assert stays(place) == "it was changed after its patch was made"
+
+
+# ---- a worktree that its user has taken
+
+
+def test_a_worktree_that_was_moved_stays_with_its_branch(repo: Path, env: dict[str, str], tmp_path: Path) -> None:
+    spec = spec_of(repo, env)
+    place = Place(dir_of(spec), spec, env)
+    place.prepare()
+    (place.cwd / "new.txt").write_text("new\n")
+    told_by(place)
+    git(repo, "worktree", "move", str(place.path), str(tmp_path / "moved"))
+    with pytest.raises(Conflict, match="it was moved to"):
+        Result(dir_of(spec), spec, env).discard()
+    assert git(tmp_path / "moved", "rev-parse", "--abbrev-ref", "HEAD") == place.branch
+    assert git(tmp_path / "moved", "rev-parse", "HEAD") == git(repo, "rev-parse", "HEAD")
+    git(repo, "worktree", "remove", "--force", str(tmp_path / "moved"))
+    git(repo, "checkout", "-q", place.branch)
+    assert place.remove() is None
+    assert git(repo, "rev-parse", "HEAD") == git(repo, "rev-parse", "main"), "a branch that is checked out stays"
+
+
+def test_a_worktree_that_was_locked_stays(repo: Path, env: dict[str, str]) -> None:
+    place = prepared(repo, env)
+    told_by(place)
+    git(repo, "worktree", "lock", "--reason", "of the user", str(place.path))
+    assert stays(place) == "it is locked: of the user"
+    git(repo, "worktree", "unlock", str(place.path))
+    assert goes(place)
