@@ -131,7 +131,7 @@ class Work:
             outcome = _unproved(spec, outcome, changes)
             if not isinstance(outcome, Completed) or not spec.checks:
                 break
-            results = await checks.run(place.cwd, env, changes.tree if changes else None)
+            results = await checks.run(place.cwd, place.folder, env, changes.tree if changes else None)
             self._facts["verification"] = verification_of(results)
             if not (names := failed(results)):
                 break

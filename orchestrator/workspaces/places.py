@@ -88,6 +88,11 @@ class Place:
         return self._spec.cwd if self.mode == "shared" else self.path / self._asked.get("prefix", "")
 
     @property
+    def folder(self) -> str:
+        """The same, from the top of the repository; empty at the top."""
+        return "" if self.mode == "shared" else str(self._asked.get("prefix", ""))
+
+    @property
     def branch(self) -> str:
         """The branch of the place. One of its own: two runs of one agent do not share it, but those of a session do."""
         name = re.sub(r"\.{2,}", ".", self._spec.agent_name).strip(".")

@@ -214,6 +214,31 @@ async def test_a_check_that_takes_too_long_is_ended_and_says_so(place: Ground) -
     assert (run["error"]["code"], told["status"]) == ("checks_failed", "timed_out")
 
 
+async def test_a_check_that_passed_is_not_run_again_on_the_same_tree_in_another_worktree(
+    place: Ground, tmp_path: Path
+) -> None:
+    (place.cwd / "in").mkdir()
+    (place.cwd / "in/b.txt").write_text("b\n")
+    git(place.cwd, "add", ".")
+    git(place.cwd, "commit", "-q", "-m", "second")
+
+    async def checked(*script: str, **more: Any) -> JsonObject:
+        checks = [f"echo . >>{tmp_path}/ran; test ! -f bad.txt"]
+        run = await over(place, await spawn(place, *script, "final done", checks=checks, **more))
+        (told,) = run["result"]["verification"]["checks"]
+        return told
+
+    times = tmp_path / "ran"
+    assert "memoised" not in await checked("file new.txt 1")
+    assert (await checked("file new.txt 1"))["memoised"] is True
+    assert times.read_text() == ".\n"
+    assert "memoised" not in await checked("file new.txt 2"), "another tree"
+    assert "memoised" not in await checked("file ../new.txt 1", cwd=str(place.cwd / "in")), "another folder"
+    for _ in range(2):
+        assert "memoised" not in await checked("file bad.txt 1"), "what failed is not remembered for others"
+    assert times.read_text() == ".\n" * 5
+
+
 async def test_a_place_can_be_looked_at_by_many_at_once(place: Ground) -> None:
     run = await over(place, await spawn(place, "file new.txt 1", "fail no"))
     reader = place.tools
