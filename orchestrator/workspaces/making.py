@@ -118,7 +118,11 @@ class Making:
             tempfile.TemporaryDirectory(prefix="orc-") as scratch,
             Snapshots(git, Path(scratch), lasting=True) as snapshots,
         ):
-            tree = snapshots.take().tree
+            tree, left_out = snapshots.take()
+        if left_out:
+            raise GitError(
+                f"include_uncommitted cannot carry over: {', '.join(left_out[:5])}; commit, ignore or remove that first"
+            )
         if tree == git.tree_of(base):
             return base
         words = "What was not committed when the run began"
