@@ -49,7 +49,7 @@ def workspace_of(given: Any, cwd: Path, env: Mapping[str, str], *, trusted: bool
     exact = {**asked, "top": top, "prefix": prefix, "base": _commit(git, asked.get("base", "HEAD"))}
     if asked.get("include_uncommitted") and exact["base"] != _commit(git, "HEAD"):
         raise InvalidArgument(
-            "workspace.include_uncommitted carries what differs from HEAD, and another base has none of that; leave out base"
+            "workspace.include_uncommitted carries what differs from HEAD, and goes with no other base; leave out base"
         )
     if asked.get("include_uncommitted") and git.run("ls-files", "-u"):
         raise InvalidArgument(f"{top} has a merge with conflicts, which include_uncommitted cannot carry over")
