@@ -39,8 +39,10 @@ _REMOVED = re.compile(
     r"PATHSPECS|CEILING_DIRECTORIES|DEFAULT_HASH|INTERNAL_.*|NO_LAZY_FETCH)"
 )
 """Variables by which git would work somewhere else than it is told to, or otherwise."""
-_LOCKED = re.compile(rb"\.lock': File exists|could not lock config file|failed to read .*/commondir")
-"""Another git is at work: it holds a lock, or is just making a worktree."""
+_LOCKED = re.compile(
+    rb"\.lock': File exists|could not lock config file|failed to read .*/commondir|Invalid path '.*/worktrees/"
+)
+"""Another git is at work: it holds a lock, or is just making or removing a worktree."""
 PARTIAL = re.compile(r"extensions\.partialclone|remote\..*\.(promisor|partialclonefilter)")
 """Settings by which git fetches an object that is missing."""
 _PROGRAM = re.compile(r"(filter\..+|merge\..+)\.(clean|smudge|process|driver)")

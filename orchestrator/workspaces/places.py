@@ -25,7 +25,7 @@ from orchestrator.store.layout import RUN_ID, RunDir, read_json, replace_file
 from orchestrator.workspaces.changes import PATCH, Before, Changes, changes_of, look_after, look_before
 from orchestrator.workspaces.claims import Claim
 from orchestrator.workspaces.git import PARTIAL, Git, top_of
-from orchestrator.workspaces.making import OWN_BRANCHES, Making
+from orchestrator.workspaces.making import OWN_BRANCHES, Making, aside_of
 from orchestrator.workspaces.snapshots import Snapshots
 from orchestrator.workspaces.worktrees import user_of, why_taken
 
@@ -113,7 +113,8 @@ class Place:
     @property
     def is_there(self) -> bool:
         """Whether there is a worktree or a clone, or what is left of one."""
-        return self.mode != "shared" and bool(self.record) and self.path.exists()
+        there = self.path.exists() or aside_of(self.path).exists()
+        return self.mode != "shared" and bool(self.record) and there
 
     @property
     def is_own(self) -> bool:
@@ -261,10 +262,13 @@ class Place:
             self.record = self._recorded() or self.record
             if self._claim.holder != self._spec.run_id:
                 return "a later run of the session works there"
-            if self.record.get("state") == "ready" and (why := self._why_taken() or self._why_not()):
+            if self.record.get("state") != "planned" and (why := self._why_taken() or self._why_not()):
                 return why
             self._note(state="removing")
-            self._making.unmake()
+            try:
+                self._making.unmake()
+            except OSError as error:
+                return f"it cannot be removed: {error}"
             if self.mode == "worktree":
                 self._forget_unused_branch()
             self._note(state="removed")

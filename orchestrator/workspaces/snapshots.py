@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -21,6 +22,12 @@ from orchestrator.workspaces.git import Git, told
 LARGE_BYTES = 64 * 2**20
 """New files beyond this size are no part of a patch: they are named instead."""
 _GITLINK = b"160000"
+_UNREAD = re.compile(
+    rb"^(?:warning: could not open directory '(.+?)/?': .+|error: unable to index file '(.+)'"
+    rb"|(?!warning: |error: |fatal: )(.+): Permission denied)$",
+    re.MULTILINE,
+)
+"""What git passes over, with a word."""
 
 
 class Snapshot(NamedTuple):
@@ -102,8 +109,10 @@ class Snapshots:
         if done.code > 1:
             raise GitError(f"git add failed: {told(done.err)}")
         self._set_links(git, links)
-        left_out = [shown(path) for path in strange] + ([told(done.err)[:200]] if done.code else [])
-        return Snapshot(git.text("write-tree"), tuple(left_out))
+        unread = [b"".join(names) for names in _UNREAD.findall(done.err)]  # one of them
+        more = [told(done.err)[:200]] if done.code and not unread else []
+        left_out = [*(shown(path) for path in (*strange, *unread)), *more]
+        return Snapshot(git.text("write-tree"), tuple(dict.fromkeys(left_out)))
 
     def _begin_index(self, git: Git) -> None:
         """Starts from the real index, which knows what has not changed. Its time goes along, by which git tells what
@@ -137,8 +146,10 @@ class Snapshots:
         """Whether a new file cannot become part of a patch."""
         try:
             facts = os.lstat(self._path(path))
-        except OSError:
+        except FileNotFoundError:
             return False  # gone again
+        except OSError:
+            return True
         is_link = stat.S_ISLNK(facts.st_mode)
         return not is_link and (facts.st_size > LARGE_BYTES or not os.access(self._path(path), os.R_OK))
 

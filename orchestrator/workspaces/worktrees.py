@@ -23,7 +23,8 @@ def worktrees(git: Git) -> list[Worktree]:
     """All working trees of a repository, also those whose directories are gone."""
     found: list[Worktree] = []
     for entry in git.run("worktree", "list", "--porcelain", "-z").split(b"\0\0"):
-        facts = dict(os.fsdecode(line).partition(" ")[::2] for line in entry.split(b"\0") if line)
+        lines = (os.fsdecode(line).partition(" ") for line in entry.split(b"\0") if line)
+        facts = {name: text for name, _, text in lines}
         if "worktree" in facts:
             found.append(Worktree(Path(facts["worktree"]), facts.get("branch"), facts.get("locked")))
     return found

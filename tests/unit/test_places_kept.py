@@ -9,16 +9,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from orchestrator.errors import Conflict, GitError
 from orchestrator.process import reap
 from orchestrator.workspaces import claims
-from orchestrator.workspaces.places import Place
+from orchestrator.workspaces.making import aside_of
+from orchestrator.workspaces.places import RECORD, Place
 from orchestrator.workspaces.results import Result
 from tests.unit.test_bringing import with_filter
 from tests.unit.test_odd_repositories import env, goes, prepared, repo, stays, told_by
-from tests.unit.test_snapshots import dir_of, files_in, git, spec_of
+from tests.unit.test_snapshots import dir_of, files_in, git, mine, spec_of
 
 __all__ = ["env", "repo"]  # fixtures
 
@@ -112,3 +114,74 @@ def test_a_worktree_that_was_locked_stays(repo: Path, env: dict[str, str]) -> No
     assert stays(place) == "it is locked: of the user"
     git(repo, "worktree", "unlock", str(place.path))
     assert goes(place)
+
+
+# ---- removals that are cut short
+
+
+def test_a_removal_that_was_cut_short_is_finished_and_takes_nothing_else(repo: Path, env: dict[str, str]) -> None:
+    before = mine(repo)
+    spec = spec_of(repo, env)
+    place = Place(dir_of(spec), spec, env)
+    place.prepare()
+    (place.cwd / "new.txt").write_text("new\n")
+    told_by(place)
+    record = Path(dir_of(spec).file(RECORD))
+    record.write_bytes(orjson.dumps({**orjson.loads(record.read_bytes()), "state": "removing"}))
+    (place.cwd / "newer.txt").write_text("of somebody who came before the removal went on\n")
+    assert stays(Place(dir_of(spec), spec, env)) == "it was changed after its patch was made"
+    (place.cwd / "newer.txt").unlink()
+    aside = aside_of(place.path)
+    place.path.rename(aside)
+    (aside / ".git").unlink()
+    assert goes(Place(dir_of(spec), spec, env))
+    assert not aside.exists()
+    assert mine(repo) == before
+    assert git(repo, "branch", "--format=%(refname:short)") == "main"
+
+
+def test_a_place_with_folders_that_nobody_may_write_to_goes(repo: Path, env: dict[str, str]) -> None:
+    place = prepared(repo, env)
+    for name in ("locked", "locked/in"):
+        (place.cwd / name).mkdir()
+        (place.cwd / name / "new.txt").write_text("new\n")
+    for name in ("locked/in", "locked"):
+        (place.cwd / name).chmod(0o500)
+    assert told_by(place)["files"] == 2
+    assert goes(place)
+
+
+def test_what_cannot_be_removed_is_said_and_removed_later(repo: Path, env: dict[str, str]) -> None:
+    place = prepared(repo, env)
+    told_by(place)
+    in_the_way = aside_of(place.path)
+    in_the_way.parent.chmod(0o500)
+    if os.access(in_the_way.parent, os.W_OK):
+        in_the_way.parent.chmod(0o700)
+        pytest.skip("root removes everything")
+    why = stays(place)
+    in_the_way.parent.chmod(0o700)
+    assert why.startswith("it cannot be removed:")
+    assert goes(place)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+@pytest.mark.parametrize("folder", ["new", "new/below", "in"])
+def test_what_is_in_a_folder_that_nobody_may_read_is_named_and_kept(
+    repo: Path, env: dict[str, str], folder: str, mode: int
+) -> None:
+    place = prepared(repo, env)
+    closed = place.cwd / folder
+    closed.mkdir(parents=True, exist_ok=True)
+    (closed / "new.txt").write_text("of the agent\n")
+    closed.chmod(mode)
+    if os.access(closed, os.X_OK):
+        pytest.skip("root reads everything")
+    try:
+        told, why = place.finish(), place.remove()
+    finally:
+        closed.chmod(0o700)
+    assert (closed / "new.txt").read_text() == "of the agent\n"
+    assert why is not None
+    assert told is not None
+    assert folder in ",".join(told.told["left_out"])
