@@ -289,7 +289,7 @@ def _unproved(spec: RunSpec, outcome: Outcome, changes: Changes | None) -> Outco
         return outcome
     if changes is not None and not changes.applies:
         return Failed(code="conflict", message="the patch of what the agent did does not give the same files again")
-    if spec.require_changes and (changes is None or not changes.files):
+    if spec.require_changes and (changes is None or not changes.any):
         what = "no file has changed" if changes else "whether any file has changed is not known"
         return Failed(code="invalid_output", message=f"the agent says that it is done, and {what}")
     return outcome

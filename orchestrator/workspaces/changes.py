@@ -3,7 +3,7 @@ user. Blocks; called in threads."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,22 +29,29 @@ class Changes(NamedTuple):
         """How many files differ."""
         return self.told["files"]
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is another, also what is in no patch."""
+        return bool(self.told["files"] or self.told.get("left_out"))
+
 
 class Before(NamedTuple):
     """A shared directory as it was when the agent began."""
 
     snapshots: Snapshots
-    base: str
+    base: str | None
+    """The commit that was checked out, if the directory held just that; a patch is for no commit otherwise."""
     taken: Snapshot
+    submodules: Mapping[str, str]
 
 
 def changes_of(
-    snapshots: Snapshots, base: str, before: str, after: Snapshot, patch: Path, known: Collection[str] = ()
+    snapshots: Snapshots, base: str | None, before: str, after: Snapshot, patch: Path, known: Collection[str] = ()
 ) -> Changes:
     """Writes the patch from one tree to another and tries it.
 
     Args:
-        base: the commit that the patch is told to be for.
+        base: the commit that the patch is told to be for, if there is one.
         known: what was in no tree before either, and is not told.
     """
     applies = snapshots.write_patch(before, after.tree, patch)
@@ -67,7 +74,10 @@ def look_before(git: Git, within: Path) -> Before:
     snapshots = Snapshots(git, within)
     try:
         taken = snapshots.take(SHARED_S)
-        return Before(snapshots, git.resolved("HEAD^{commit}") or snapshots.empty(), taken)
+        head = git.resolved("HEAD^{commit}")
+        clean = (git.tree_of(head) if head else snapshots.empty()) == taken.tree
+        base = (head or taken.tree) if clean else None
+        return Before(snapshots, base, taken, snapshots.in_submodules(SHARED_S))
     except BaseException:
         snapshots.close()
         raise
@@ -80,5 +90,8 @@ def look_after(git: Git, within: Path, before: Before, patch: Path) -> Changes:
         GitError, OSError: it cannot be looked at, or not in time.
     """
     with Snapshots(git, within, known=before.snapshots) as snapshots:
-        after = snapshots.take(SHARED_S)
-        return changes_of(snapshots, before.base, before.taken.tree, after, patch, before.taken.left_out)
+        after, now = snapshots.take(SHARED_S), snapshots.in_submodules(SHARED_S)
+        known = set(before.taken.left_out)
+        edited = {path for path in now if now[path] != before.submodules.get(path)}
+        after = after._replace(left_out=(*after.left_out, *sorted(edited)))
+        return changes_of(snapshots, before.base, before.taken.tree, after, patch, known - edited)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from orchestrator.errors import GitError
-from orchestrator.workspaces.git import Git, told
+from orchestrator.workspaces.git import PARTIAL, Git, told
 
 LARGE_BYTES = 64 * 2**20
 """New files beyond this size are no part of a patch: they are named instead."""
@@ -189,11 +189,27 @@ class Snapshots:
 
     def opened_submodules(self) -> list[str]:
         """Submodules that have files here: what is changed in them is in no tree of this repository."""
-        return [
-            shown(path)
-            for path in self._links(self.through())
-            if self._is_folder(path) and _is_filled(self._path(path))
-        ]
+        return [shown(path) for path in self._opened()]
+
+    def _opened(self) -> list[bytes]:
+        links = self._links(self.through())
+        return [path for path in links if self._is_folder(path) and _is_filled(self._path(path))]
+
+    def in_submodules(self, timeout_s: float) -> dict[str, str]:
+        """What the submodules hold that have files here, by their paths: the same words for the same files. Nothing of
+        their own configurations is run."""
+        return {shown(path): self._held_by(Path(os.fsdecode(self._path(path))), timeout_s) for path in self._opened()}
+
+    def _held_by(self, submodule: Path, timeout_s: float) -> str:
+        try:
+            git = self._own.at(submodule)
+            programs = git.own_programs()
+            if any(map(PARTIAL.fullmatch, programs)):
+                return "not known: it is a partial clone"
+            with Snapshots(git.without(programs), self._scratch) as inner:
+                return f"{inner.take(timeout_s)} {inner.in_submodules(timeout_s)}"
+        except (GitError, OSError) as error:
+            return f"not known: {error}"
 
     def empty(self) -> str:
         """The tree without files."""

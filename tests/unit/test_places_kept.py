@@ -20,9 +20,10 @@ from orchestrator.workspaces.places import RECORD, Place
 from orchestrator.workspaces.results import Result
 from tests.unit.test_bringing import with_filter
 from tests.unit.test_odd_repositories import env, goes, prepared, repo, stays, told_by
+from tests.unit.test_places import with_submodule
 from tests.unit.test_snapshots import dir_of, files_in, git, mine, spec_of
 
-__all__ = ["env", "repo"]  # fixtures
+__all__ = ["env", "repo", "with_submodule"]  # fixtures
 
 
 def until(path: Path) -> None:
@@ -185,3 +186,33 @@ def test_what_is_in_a_folder_that_nobody_may_read_is_named_and_kept(
     assert why is not None
     assert told is not None
     assert folder in ",".join(told.told["left_out"])
+
+
+# ---- what is in no patch of a shared directory
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_what_is_edited_in_a_submodule_of_a_shared_directory_is_named(
+    with_submodule: Path, env: dict[str, str], dirty: bool
+) -> None:
+    sub = with_submodule / "sub"
+    if dirty:
+        (sub / "b.txt").write_text("of the user\n")
+    for edited in (False, True):
+        place = prepared(with_submodule, env, mode="shared")
+        if edited:
+            (sub / "a.txt").write_text("of the agent\n")
+        changes = place.finish()
+        place.close()
+        assert changes is not None
+        assert changes.any == edited
+        assert (changes.files, changes.told.get("left_out")) == (0, ["sub"] if edited else None)
+
+
+def test_a_patch_from_files_that_were_not_committed_names_no_base(repo: Path, env: dict[str, str]) -> None:
+    for base in (git(repo, "rev-parse", "HEAD"), None):
+        place = prepared(repo, env, mode="shared")
+        (repo / "a.txt").write_text("of the agent\n")
+        assert told_by(place).get("base") == base
+        place.close()
+        (repo / "a.txt").write_text("of the user\n")
