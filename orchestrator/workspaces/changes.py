@@ -14,7 +14,7 @@ from orchestrator.workspaces.snapshots import Snapshot, Snapshots, digest_of
 PATCH = "patch.diff"
 SHARED_S = 30.0
 """How long a look at a shared directory may take before a run does without."""
-_MOST_NAMED = 20
+MOST_NAMED = 20
 
 
 class Changes(NamedTuple):
@@ -61,7 +61,7 @@ def changes_of(
     facts = {"relpath": PATCH, "total_bytes": size, "sha256": digest_of(patch)} if size else None
     told = compact({"base": base, "files": numbers.files, "insertions": numbers.insertions,
                     "deletions": numbers.deletions, "patch": facts, "applies": applies,
-                    "left_out": named[:_MOST_NAMED] or None})  # fmt: skip
+                    "left_out": named[:MOST_NAMED] or None})  # fmt: skip
     return Changes(told, after.tree, applies)
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from orchestrator.errors import GitError
 from orchestrator.model import JsonObject
 from orchestrator.workspaces.git import Git
+from orchestrator.workspaces.ignored import rules_of
 from orchestrator.workspaces.snapshots import Snapshots
 
 OWN_BRANCHES = "orchestrator/"
@@ -80,6 +81,7 @@ class Making:
         self._enter_branch(git, base, known=patch is not None)
         if self._asked["mode"] == "clone":
             self._note(refs=git.text("for-each-ref", "--format=%(refname)").split("\n"))
+        self._note(rules=rules_of(git))
         cwd.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             (cwd / ".orchestrator").mkdir(mode=0o700)

@@ -22,9 +22,10 @@ from orchestrator.errors import GitError, OrchestratorError
 from orchestrator.model import JsonObject, RunSpec
 from orchestrator.process import MARKER
 from orchestrator.store.layout import RUN_ID, RunDir, read_json, replace_file
-from orchestrator.workspaces.changes import PATCH, Before, Changes, changes_of, look_after, look_before
+from orchestrator.workspaces.changes import MOST_NAMED, PATCH, Before, Changes, changes_of, look_after, look_before
 from orchestrator.workspaces.claims import Claim
 from orchestrator.workspaces.git import PARTIAL, Git, top_of
+from orchestrator.workspaces.ignored import ignored_in
 from orchestrator.workspaces.making import OWN_BRANCHES, Making, aside_of
 from orchestrator.workspaces.snapshots import Snapshots
 from orchestrator.workspaces.worktrees import user_of, why_taken
@@ -165,7 +166,7 @@ class Place:
         place is claimed: after that nobody can tell who was here before."""
         earlier = self._earlier()
         if earlier is not None and "base" not in self.record:
-            self._note(**{key: earlier.record[key] for key in ("base", "refs") if key in earlier.record})
+            self._note(**{key: earlier.record[key] for key in ("base", "refs", "rules") if key in earlier.record})
             if (self.path / ".git").exists():
                 self._note(state="ready")
             elif self.path.exists():
@@ -219,8 +220,12 @@ class Place:
         with Snapshots(git, self._dir.path) as snapshots:
             after = snapshots.take()
             after = after._replace(left_out=(*after.left_out, *snapshots.opened_submodules()))
+            ignored = ignored_in(snapshots.through(), base, self.record.get("rules", {}))
+            after = after._replace(left_out=(*after.left_out, *ignored.kept))
             changes = changes_of(snapshots, base, git.tree_of(base), after, self.patch)
         tip = git.resolved(f"refs/heads/{self.branch}")
+        if ignored.named:
+            changes.told["ignored"] = list(ignored.named[:MOST_NAMED])
         self._note(after=changes.tree, tip=tip, left_out=changes.told.get("left_out", []))
         return changes
 

@@ -188,6 +188,54 @@ def test_what_is_in_a_folder_that_nobody_may_read_is_named_and_kept(
     assert folder in ",".join(told.told["left_out"])
 
 
+# ---- what the repository ignores
+
+
+@pytest.fixture
+def ignoring(repo: Path) -> Path:
+    """A repository that ignores some files, and all of a folder."""
+    (repo / ".gitignore").write_text("*.log\nsecret/\nnode_modules/\n__pycache__/\n")
+    git(repo, "add", ".gitignore")
+    git(repo, "commit", "-q", "-m", "ignores")
+    return repo
+
+
+def test_ignored_work_is_named_and_goes(ignoring: Path, env: dict[str, str]) -> None:
+    place = prepared(ignoring, env)
+    for name in ("x.log", "logs/y.log", "secret/z", "node_modules/m/x.js", "in/__pycache__/c.pyc"):
+        (place.cwd / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.cwd / name).write_text("of the agent\n")
+    told = told_by(place)
+    assert (told["files"], told["ignored"], told.get("left_out")) == (0, ["logs/", "secret/", "x.log"], None)
+    assert goes(place)
+
+
+def test_a_repository_in_what_is_ignored_is_named_and_kept(ignoring: Path, env: dict[str, str]) -> None:
+    place = prepared(ignoring, env)
+    (place.cwd / "secret/inner").mkdir(parents=True)
+    git(place.cwd / "secret/inner", "init", "-q")
+    assert told_by(place)["left_out"] == ["secret/"]
+    assert "secret/" in stays(place)
+
+
+@pytest.mark.parametrize("rules", [".gitignore", "new/.gitignore", ".git/info/exclude", "core.excludesFile"])
+def test_what_only_rules_of_the_run_ignore_is_named_and_kept(
+    ignoring: Path, env: dict[str, str], tmp_path: Path, rules: str
+) -> None:
+    place = prepared(ignoring, env)
+    (place.cwd / "new").mkdir()
+    (place.cwd / "new/work.txt").write_text("of the agent\n")
+    file = (ignoring if rules.startswith(".git/") else place.cwd) / rules
+    if rules == "core.excludesFile":
+        file = tmp_path / "rules"
+        git(place.cwd, "config", rules, str(file))
+    file.parent.mkdir(exist_ok=True)
+    with file.open("a") as appended:
+        appended.write("work.*\n")
+    assert told_by(place)["left_out"] == ["new/work.txt"]
+    assert "new/work.txt" in stays(place)
+
+
 # ---- what is in no patch of a shared directory
 
 
