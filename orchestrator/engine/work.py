@@ -168,6 +168,7 @@ class Work:
         message = Message.of_text(words)
         assert self._place is not None
         self._looked = False
+        self._facts.pop("changes", None)  # of the attempt before
         await self._shared.call(self._place.reopen)
         native = await self._life.begin_attempt(message, f"fix attempt {attempt}")
         again = replace(asked, message=message, session_mode="resume", native_session_id=native, attempt=attempt)

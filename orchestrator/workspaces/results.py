@@ -21,7 +21,7 @@ from orchestrator.workspaces.asked import in_the_way, told_of
 from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.making import IDENTITY
 from orchestrator.workspaces.places import Place
-from orchestrator.workspaces.snapshots import Snapshots, shown
+from orchestrator.workspaces.snapshots import Snapshots, digest_of, shown
 from orchestrator.workspaces.worktrees import user_of
 from orchestrator.workspaces.written import apply_whole
 
@@ -48,10 +48,20 @@ class Result:
     Args:
         env: of the caller: its identity signs commits.
         trusted: see `Place`.
+        digest: the SHA-256 of the patch as the run's last event has it, if it does.
     """
 
-    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str], *, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        spec: RunSpec,
+        env: Mapping[str, str],
+        *,
+        trusted: bool = False,
+        digest: str | None = None,
+    ) -> None:
         self._spec = spec
+        self._digest = digest
         self._place = Place(run_dir, spec, env, trusted=trusted)
 
     def patch(self) -> Path:
@@ -85,6 +95,8 @@ class Result:
         patch = self.patch()
         if not patch.stat().st_size:
             raise WrongState(f"{self._spec.run_id} changed nothing")
+        if self._digest not in (None, digest_of(patch)):
+            raise Conflict(f"{patch} is not what was found when {self._spec.run_id} ended: it was changed since")
         top = top_of(self._spec.cwd)
         if top is None:
             raise WrongState(f"{self._spec.cwd} is in no git repository")

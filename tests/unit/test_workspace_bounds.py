@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.errors import GitError, OrchestratorError, PermissionCeiling, WrongState
+from orchestrator.errors import Conflict, GitError, OrchestratorError, PermissionCeiling, WrongState
 from orchestrator.model import JsonObject
 from tests.conftest import wait_until
 from tests.contract.test_workspaces import git
@@ -167,6 +167,17 @@ async def test_nothing_is_written_through_links_in_the_runs_directory(place: Gro
     await place.tools.call("continue_run", {"run_id": run_id, "text": "go on"})
     await over(place, run_id)
     assert victim.read_text() == "of the user\n"
+
+
+async def test_a_patch_that_was_changed_since_the_run_ended_is_not_brought_in(place: Ground) -> None:
+    run = await over(place, await spawn(place, "file new.txt 1", "final done"))
+    patch = place.cwd / ".orchestrator/runs" / run["run_id"] / "patch.diff"
+    made = patch.read_text()
+    patch.write_text(made.replace("new.txt", "other.txt"))
+    with pytest.raises(Conflict, match="was changed since"):
+        await place.tools.call("apply_run", {"run_id": run["run_id"]})
+    patch.write_text(made)
+    assert (await place.tools.call("apply_run", {"run_id": run["run_id"]}))["files"] == 1
 
 
 async def test_a_note_that_names_another_place_moves_nothing(place: Ground, tmp_path: Path) -> None:
