@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 
@@ -256,3 +257,41 @@ async def test_a_place_can_be_looked_at_by_many_at_once(place: Ground) -> None:
     pages = await asyncio.gather(*(reader.call("get_patch", {"run_id": run["run_id"]}) for _ in range(8)))
     assert {page["content"] for page in pages} == {pages[0]["content"]}
     assert "+1" in pages[0]["content"]
+
+
+# ---- what is left beside the log
+
+
+async def test_a_run_leaves_its_answer_its_transcript_and_the_words_of_a_pull_request(place: Ground) -> None:
+    checks = [{"name": "words", "run": "echo looked"}]
+    run = await over(place, await spawn(place, "file new.txt 1", "final # Adds a greeting", checks=checks))
+    assert run["result"]["deliverables"] == ["out.md", "logs.txt", "pr.json"]
+    of_run = place.cwd / ".orchestrator/runs" / run["run_id"]
+    assert (of_run / "out.md").read_text() == "# Adds a greeting\n\n## Checks\n\n- words: passed\n"
+    transcript = (of_run / "logs.txt").read_text()
+    assert "run_started" in transcript
+    assert "    output: looked\n" in transcript
+    words = {"title": "Adds a greeting", "body": "# Adds a greeting", "branch": run["workspace"]["branch"]}
+    assert orjson.loads((of_run / "pr.json").read_bytes()) == words
+    idle = await over(place, await spawn(place, "final nothing to do"))
+    assert idle["result"]["deliverables"] == ["out.md", "logs.txt"]
+
+
+async def test_a_place_that_is_never_kept_goes_after_a_failure_too(place: Ground) -> None:
+    never = {"mode": "worktree", "keep": "never"}
+    run = await over(place, await spawn(place, "file new.txt 1", "fail no", workspace=never))
+    assert (run["status"], run["workspace"]["kept"]) == ("failed", False)
+    await wait_until(lambda: not Path(run["workspace"]["path"]).exists(), "the worktree is gone")
+    assert "+1" in (await place.tools.call("get_patch", {"run_id": run["run_id"]}))["content"]
+
+
+async def test_a_patch_is_read_in_pages(place: Ground) -> None:
+    run = await over(place, await spawn(place, "file new.txt " + "x" * 3_000, "final done"))
+    whole = await place.tools.call("get_patch", {"run_id": run["run_id"]})
+    read, offset = "", 0
+    while offset is not None:
+        page = await place.tools.call("get_patch", {"run_id": run["run_id"], "offset": offset, "limit": 1_000})
+        assert page["offset"] == offset
+        read, offset = read + page["content"], page.get("next_offset")
+    assert read == whole["content"]
+    assert len(read) == whole["total_bytes"] > 3_000
