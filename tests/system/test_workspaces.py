@@ -180,10 +180,12 @@ def test_gc_takes_no_changed_spec_for_where_a_run_worked(person: Shell) -> None:
     one, two = (person.over(f"file {name}.txt x", *KEPT) for name in "ab")
     places = {run_id: Path(person.state(run_id)["workspace"]["path"]) for run_id in (one, two)}
     spec = person.cwd / ".orchestrator/runs" / two / "spec.json"
-    spec.write_bytes(spec.read_bytes().replace(b'"worktree"', b'"clone"'))
+    git(person.cwd, "branch", "precious")
+    spec.write_bytes(spec.read_bytes().replace(b'"worktree"', b'"worktree", "branch": "precious"'))
     done = person.run("gc", "--keep", "0", "--delete")
     assert f"{two} stays" in done.err
     assert (places[one].exists(), places[two].exists()) == (False, True)
+    assert git(person.cwd, "rev-parse", "precious") == git(person.cwd, "rev-parse", "HEAD")
 
 
 # ---- many, and death
