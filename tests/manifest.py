@@ -83,10 +83,12 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- results that can be trusted
     Behaviour("workspaces/runs", "docs/design/workspaces.md", "A run works in a place of its own; what it changed is a "
         "patch that was tried, its checks are run by the host, and its result is brought in whole or not at all.", (
-        "contract/workspaces::*", "system/workspaces::*", "unit/bringing::*")),
+        "contract/workspaces::*", "system/workspaces::*", "unit/bringing::*",
+        "unit/bringing_meanwhile::*")),
     Behaviour("workspaces/kept", "docs/design/workspaces.md", "A look changes nothing, its patch gives the same "
         "files, and a place that holds more than its patch stays, whatever the repository and its settings.", (
-        "unit/snapshots::*", "unit/odd_repositories::*", "unit/places::*", "unit/workspace_bounds::*")),
+        "unit/snapshots::*", "unit/odd_repositories::*", "unit/places::*", "unit/workspace_bounds::*",
+        "unit/places_kept::*", "unit/places_closed::*")),
     Behaviour("local/work", _AGENTS, "What a local agent does is told in the words of every backend.", (
         "unit/claude_updates::*", "unit/claude_odd_updates::*", "unit/codex_updates::*", "unit/codex_odd_updates::*",
         "unit/changes::*", "contract/side_by_side::*", "system/claude_work::*")),

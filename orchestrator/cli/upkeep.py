@@ -19,7 +19,7 @@ from orchestrator.errors import Conflict, InvalidArgument, NotFound, Orchestrato
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
-from orchestrator.store.reader import RunReader
+from orchestrator.store.reader import RunReader, sealed_spec
 from orchestrator.workspaces.places import Place
 
 _AGE = re.compile(r"(\d+)\s*(min|h|d|w)")
@@ -53,7 +53,7 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
             continue
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
-        if (tree := _place(old.run_dir)) and tree.is_own:
+        if (tree := _place(reach.home, old.run_dir)) and tree.is_own:
             row["workspace"] = str(tree.path)
         if as_json:
             print_json(row)
@@ -107,7 +107,8 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     """Removes a run with its worktree. False if somebody owns it, or the worktree holds what no patch does."""
     try:
         with locked(run_dir) as lock:
-            if (place := _place(run_dir)) and (why := _left(place)):
+            place = _place(home, run_dir)
+            if why := _left(place) if place else _untold(run_dir):
                 say(f"{run_dir.run_id} stays, for its workspace does: {why}")
                 os.close(lock)
                 return False
@@ -120,11 +121,17 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     return True
 
 
-def _place(run_dir: RunDir) -> Place | None:
-    """Where a run worked; None for one whose spec cannot be read, of which nobody can tell."""
+def _place(home: Home, run_dir: RunDir) -> Place | None:
+    """Where a run worked; None for one whose spec cannot be read or was changed since, of which nobody can tell."""
     with contextlib.suppress(OrchestratorError):
-        return Place(run_dir, RunReader(run_dir).spec(), os.environ)
+        return Place(run_dir, sealed_spec(home, run_dir), os.environ)
     return None
+
+
+def _untold(run_dir: RunDir) -> str | None:
+    """Why a run stays of which nobody can tell where it worked."""
+    place = run_dir.workspace.root / "worktrees" / run_dir.run_id
+    return f"its spec.json is damaged or was changed, and {place} may be its own" if place.exists() else None
 
 
 def _left(place: Place) -> str | None:
@@ -133,7 +140,7 @@ def _left(place: Place) -> str | None:
         if place.is_own and (why := place.remove()):
             return why
         place.forget()
-    except OrchestratorError as error:
+    except (OrchestratorError, OSError) as error:
         return str(error)
     return None
 

@@ -10,7 +10,7 @@ from orchestrator.engine import deliverables
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.engine import Engine
 from orchestrator.errors import WrongState
-from orchestrator.model import JsonObject
+from orchestrator.model import JsonObject, as_object
 from orchestrator.queries import Queries
 from orchestrator.store.layout import RunDir
 from orchestrator.store.reader import sealed_spec
@@ -80,10 +80,10 @@ class Results:
         run = await self._engine.state(run_dir)
         if not run.terminal:
             raise WrongState(f"{run.run_id} is {run.status}; wait until it is over, or cancel it")
-        return await asyncio.to_thread(self._open, run_dir)
+        patch = as_object((as_object((run.result or {}).get("changes")) or {}).get("patch")) or {}
+        return await asyncio.to_thread(self._open, run_dir, patch.get("sha256"))
 
-    def _open(self, run_dir: RunDir) -> Result:
+    def _open(self, run_dir: RunDir, digest: str | None) -> Result:
         trusted = self._engine.lives.settings.trusts(run_dir.workspace.cwd)
-        return Result(
-            run_dir, sealed_spec(self._engine.home, run_dir), self._engine.env_for(self._caller), trusted=trusted
-        )
+        spec, env = sealed_spec(self._engine.home, run_dir), self._engine.env_for(self._caller)
+        return Result(run_dir, spec, env, trusted=trusted, digest=digest)

@@ -70,21 +70,24 @@ class Checks:
         self._failed: dict[bytes, JsonObject] = {}
         """What did not pass, by the tree that was looked at: the agent may have changed nothing since."""
 
-    async def run(self, cwd: Path, env: Mapping[str, str], tree: str | None) -> list[JsonObject]:
+    async def run(self, cwd: Path, folder: str, env: Mapping[str, str], tree: str | None) -> list[JsonObject]:
         """Runs them one after the other. Returns how each went.
 
         Args:
+            folder: where in the tree they run: two runs have the same one in places of their own.
             tree: what the directory holds; what passed on the same tree, in the same environment, is not run again.
         """
         self._round += 1
         own = {**({"PATH": os.environ["PATH"]} if "PATH" in os.environ else {}), **env, MARKER: self._run_id}
         try:
-            return [await self._one(check, cwd, own, tree) for check in self._wanted]
+            return [await self._one(check, cwd, folder, own, tree) for check in self._wanted]
         finally:
             await asyncio.to_thread(reap, {self._run_id: None}, at_once=True)
 
-    async def _one(self, check: JsonObject, cwd: Path, env: Mapping[str, str], tree: str | None) -> JsonObject:
-        key = _key(check, env, tree, str(cwd)) if tree else b""
+    async def _one(
+        self, check: JsonObject, cwd: Path, folder: str, env: Mapping[str, str], tree: str | None
+    ) -> JsonObject:
+        key = _key(check, env, tree, folder) if tree else b""
         if key and (known := self._passed.find(key) or self._failed.get(key)):
             return {**known, "name": check["name"], "required": check["required"], "memoised": True}
         name, command = f"check:{self._round}:{check['name']}", check["run"]
@@ -130,6 +133,6 @@ def verification_of(results: Sequence[JsonObject]) -> JsonObject:
     return {"status": status, "checks": list(results)}
 
 
-def _key(check: JsonObject, env: Mapping[str, str], tree: str, cwd: str) -> bytes:
-    known: Any = [tree, check["run"], sorted((k, v) for k, v in env.items() if k != MARKER), Path(cwd).name]
+def _key(check: JsonObject, env: Mapping[str, str], tree: str, folder: str) -> bytes:
+    known: Any = [tree, check["run"], sorted((k, v) for k, v in env.items() if k != MARKER), folder]
     return hashlib.sha256(orjson.dumps(known, default=str)).digest()

@@ -29,7 +29,8 @@ from orchestrator.json_schema import json_in
 from orchestrator.model import JsonObject, Message, RunSpec, compact
 from orchestrator.store.layout import RunDir
 from orchestrator.store.log import uninterrupted
-from orchestrator.workspaces.places import Changes, Place
+from orchestrator.workspaces.changes import Changes
+from orchestrator.workspaces.places import Place
 
 if TYPE_CHECKING:
     from orchestrator.engine.life import Life
@@ -130,7 +131,7 @@ class Work:
             outcome = _unproved(spec, outcome, changes)
             if not isinstance(outcome, Completed) or not spec.checks:
                 break
-            results = await checks.run(place.cwd, env, changes.tree if changes else None)
+            results = await checks.run(place.cwd, place.folder, env, changes.tree if changes else None)
             self._facts["verification"] = verification_of(results)
             if not (names := failed(results)):
                 break
@@ -167,6 +168,7 @@ class Work:
         message = Message.of_text(words)
         assert self._place is not None
         self._looked = False
+        self._facts.pop("changes", None)  # of the attempt before
         await self._shared.call(self._place.reopen)
         native = await self._life.begin_attempt(message, f"fix attempt {attempt}")
         again = replace(asked, message=message, session_mode="resume", native_session_id=native, attempt=attempt)
@@ -288,7 +290,7 @@ def _unproved(spec: RunSpec, outcome: Outcome, changes: Changes | None) -> Outco
         return outcome
     if changes is not None and not changes.applies:
         return Failed(code="conflict", message="the patch of what the agent did does not give the same files again")
-    if spec.require_changes and (changes is None or not changes.files):
+    if spec.require_changes and (changes is None or not changes.any):
         what = "no file has changed" if changes else "whether any file has changed is not known"
         return Failed(code="invalid_output", message=f"the agent says that it is done, and {what}")
     return outcome

@@ -39,7 +39,7 @@ def workspace_of(given: Any, cwd: Path, env: Mapping[str, str], *, trusted: bool
     if asked["mode"] == "clone" and _REMOTE.fullmatch(asked.get("repo", "")):
         return asked
     where = Path(asked["repo"]) if "repo" in asked else cwd
-    git = Git(where, env)
+    git = Git(where, env, fetches=trusted)
     top, prefix = _place_of(git, bare=asked["mode"] == "clone")
     if not trusted and (programs := git.own_programs()):
         raise InvalidArgument(
@@ -47,6 +47,10 @@ def workspace_of(given: Any, cwd: Path, env: Mapping[str, str], *, trusted: bool
             "it there in your settings, or use workspace mode 'shared'"
         )
     exact = {**asked, "top": top, "prefix": prefix, "base": _commit(git, asked.get("base", "HEAD"))}
+    if asked.get("include_uncommitted") and exact["base"] != _commit(git, "HEAD"):
+        raise InvalidArgument(
+            "workspace.include_uncommitted carries what differs from HEAD, and goes with no other base; leave out base"
+        )
     if asked.get("include_uncommitted") and git.run("ls-files", "-u"):
         raise InvalidArgument(f"{top} has a merge with conflicts, which include_uncommitted cannot carry over")
     if asked["mode"] == "worktree" and "branch" not in asked and in_the_way(git, OWN_BRANCHES.rstrip("/"), below=False):
@@ -86,10 +90,23 @@ def _check_together(asked: JsonObject) -> None:
         raise InvalidArgument("workspace.include_uncommitted goes with mode 'worktree'")
     repo: str = asked.get("repo", "/")
     if _REMOTE.fullmatch(repo):
-        if urlsplit(repo).password is not None:
-            raise InvalidArgument("workspace.repo holds a password; leave it to git's credential helpers")
+        if _may_hold_a_secret(repo):
+            raise InvalidArgument(
+                "workspace.repo holds a password, or a user or a query that may be one, and would be kept with the run "
+                "and its clone; give the plain URL, and leave who you are to git's own credential helpers"
+            )
     elif not Path(repo).is_absolute():
         raise InvalidArgument(f"workspace.repo is {repo[:200]!r}; it takes an absolute path or a URL")
+
+
+def _may_hold_a_secret(url: str) -> bool:
+    """Whether a URL says more than where a repository is. A user of ssh is no secret, and part of the place."""
+    try:
+        parts = urlsplit(url)
+        web = parts.scheme in ("http", "https")
+        return parts.password is not None or (web and ("@" in parts.netloc or bool(parts.query or parts.fragment)))
+    except ValueError:  # no URL at all; git says so
+        return "@" in url
 
 
 def _place_of(git: Git, *, bare: bool) -> tuple[str, str]:

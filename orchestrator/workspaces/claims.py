@@ -56,8 +56,9 @@ class Claim:
         self._path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def alone(self) -> Generator[None]:
-        """Alone with the place.
+    def alone(self) -> Generator[int]:
+        """Alone with the place. Gives the descriptor of the lock: whoever inherits it holds the lock if we die, and no
+        longer than we do if we live.
 
         Raises:
             GitError: somebody else is at work there for too long.
@@ -70,7 +71,8 @@ class Claim:
                 if time.monotonic() > deadline or (self._stop and self._stop.is_set()):
                     raise GitError(f"somebody else is at work on {self._path.stem}; try again later")
                 time.sleep(0.02)
-            yield
+            yield descriptor
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # whatever git has started and left running may have it still
         finally:
             os.close(descriptor)
 

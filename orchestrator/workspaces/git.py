@@ -30,16 +30,21 @@ _FIXED = (
     *("gc.auto=0", "maintenance.auto=false", "apply.whitespace=nowarn", "apply.ignoreWhitespace=no"),
     *("core.splitIndex=false", "core.untrackedCache=false", "submodule.recurse=false", "commit.gpgSign=false"),
     *("advice.addEmbeddedRepo=false", "protocol.ext.allow=never", "diff.renameLimit=1000"),
+    *("core.trustctime=true", "core.checkStat=default"),
 )
 _REMOVED = re.compile(
     r"GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR|PREFIX|NAMESPACE|CONFIG"
     r"|CONFIG_PARAMETERS|CONFIG_COUNT|CONFIG_(KEY|VALUE)_\d+|GRAFT_FILE|SHALLOW_FILE|NO_REPLACE_OBJECTS"
     r"|REPLACE_REF_BASE|IMPLICIT_WORK_TREE|EXTERNAL_DIFF|DIFF_OPTS|TRACE.*|PAGER|EDITOR|(GLOB|NOGLOB|ICASE|LITERAL)_"
-    r"PATHSPECS|CEILING_DIRECTORIES|DEFAULT_HASH|INTERNAL_.*)"
+    r"PATHSPECS|CEILING_DIRECTORIES|DEFAULT_HASH|INTERNAL_.*|NO_LAZY_FETCH)"
 )
 """Variables by which git would work somewhere else than it is told to, or otherwise."""
-_LOCKED = re.compile(rb"\.lock': File exists|could not lock config file|failed to read .*/commondir")
-"""Another git is at work: it holds a lock, or is just making a worktree."""
+_LOCKED = re.compile(
+    rb"\.lock': File exists|could not lock config file|failed to read .*/commondir|Invalid path '.*/worktrees/"
+)
+"""Another git is at work: it holds a lock, or is just making or removing a worktree."""
+PARTIAL = re.compile(r"extensions\.partialclone|remote\..*\.(promisor|partialclonefilter)")
+"""Settings by which git fetches an object that is missing."""
 _PROGRAM = re.compile(r"(filter\..+|merge\..+)\.(clean|smudge|process|driver)")
 
 
@@ -49,6 +54,11 @@ class Done(NamedTuple):
     code: int
     out: bytes
     err: bytes
+
+    @property
+    def locked(self) -> bool:
+        """Whether it gave up before it did anything, for another git is at work."""
+        return bool(self.code and _LOCKED.search(self.err))
 
 
 class Git:
@@ -60,6 +70,8 @@ class Git:
         more: variables beside it, as GIT_INDEX_FILE.
         off: programs of the repository's own configuration that are not to be run, see `own_programs`.
         stop: ends the command that runs when it is set.
+        fetches: objects that are missing in a partial clone may be fetched, by a program that its configuration names.
+        held: descriptors of locks that git keeps for as long as it runs, also after our own death.
     """
 
     def __init__(
@@ -69,25 +81,31 @@ class Git:
         more: Mapping[str, str] | None = None,
         off: Sequence[str] = (),
         stop: threading.Event | None = None,
+        held: Sequence[int] = (),
+        *,
+        fetches: bool = False,
     ) -> None:
         self.where = where
-        self._given = (env, off, stop)
+        self._given = (env, off, stop, held, fetches)
         self._stop = stop
+        self._held = held
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         kept = {name: value for name, value in {**own, **env}.items() if not _REMOVED.fullmatch(name)}
         fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "0"}
+        if not fetches:
+            fixed["GIT_NO_LAZY_FETCH"] = "1"
         self._env = {**kept, **fixed, **_settings(off), **(more or {})}
         self._command = ["git", *(word for flag in _FIXED for word in ("-c", flag))]
 
     def at(self, where: Path, more: Mapping[str, str] | None = None) -> Git:
         """The same in another directory, or with other variables."""
-        env, off, stop = self._given
-        return Git(where, env, more, off, stop)
+        env, off, stop, held, fetches = self._given
+        return Git(where, env, more, off, stop, held, fetches=fetches)
 
     def without(self, off: Sequence[str]) -> Git:
         """The same without these programs."""
-        env, _, stop = self._given
-        return Git(self.where, env, None, off, stop)
+        env, _, stop, held, fetches = self._given
+        return Git(self.where, env, None, off, stop, held, fetches=fetches)
 
     def run(
         self,
@@ -111,7 +129,7 @@ class Git:
             done = self.attempt(*arguments, input=input, output=output, timeout_s=timeout_s)
             if done.code in ok:
                 return done.out
-            if not _LOCKED.search(done.err) or time.monotonic() > deadline:
+            if not done.locked or time.monotonic() > deadline:
                 raise GitError(f"git {arguments[0]} failed: {told(done.err) or f'exit code {done.code}'}")
             time.sleep(pause)
             pause = min(pause * 2, 0.5)
@@ -154,6 +172,7 @@ class Git:
                 stdout=output,
                 stderr=subprocess.PIPE,
                 process_group=0,
+                pass_fds=self._held,
             )
         except OSError as error:
             if not self.where.is_dir():
@@ -189,8 +208,9 @@ class Git:
 
     def own_programs(self) -> list[str]:
         """The filters and merge drivers that the repository's own configuration defines, by their keys: somebody who
-        may write there could have the one who runs git run anything."""
-        keys = r"^(filter\..*\.(clean|smudge|process)|merge\..*\.driver)$"
+        may write there could have the one who runs git run anything. So they could by what is fetched in a partial
+        clone."""
+        keys = rf"^(filter\..*\.(clean|smudge|process)|merge\..*\.driver|{PARTIAL.pattern})$"
         found = self.run("config", "--show-scope", "-z", "--get-regexp", keys, ok=(0, 1)).split(b"\0")
         pairs = zip(found[::2], found[1::2], strict=False)
         return [os.fsdecode(item).partition("\n")[0] for scope, item in pairs if scope not in (b"system", b"global")]

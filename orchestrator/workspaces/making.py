@@ -4,6 +4,7 @@ its own. Every step is noted, and may be done again."""
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Protocol
 from orchestrator.errors import GitError
 from orchestrator.model import JsonObject
 from orchestrator.workspaces.git import Git
+from orchestrator.workspaces.ignored import rules_of
 from orchestrator.workspaces.snapshots import Snapshots
 
 OWN_BRANCHES = "orchestrator/"
@@ -28,6 +30,11 @@ class Note(Protocol):
     """Notes facts in the run's directory. Returns all that is noted."""
 
     def __call__(self, **facts: object) -> JsonObject: ...
+
+
+def aside_of(path: Path) -> Path:
+    """Where a place is while it is being removed."""
+    return path.with_name(f"{path.name}.going")
 
 
 class Making:
@@ -74,18 +81,26 @@ class Making:
         self._enter_branch(git, base, known=patch is not None)
         if self._asked["mode"] == "clone":
             self._note(refs=git.text("for-each-ref", "--format=%(refname)").split("\n"))
+        self._note(rules=rules_of(git))
         cwd.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             (cwd / ".orchestrator").mkdir(mode=0o700)
             (cwd / ".orchestrator" / ".gitignore").write_text("*\n", encoding="utf-8")
 
     def unmake(self) -> None:
-        """Removes the worktree, by git, or the clone, for which git has no command. The path is one that only we make:
-        below our own directory, and no link."""
+        """Removes the worktree or the clone. First it is moved aside in one step: whoever comes after a crash finds it
+        whole, or not at all. The path is one that only we make: below our own directory, and no link.
+
+        Raises:
+            OSError: it cannot be removed; what is left of it lies aside.
+        """
+        aside = aside_of(self._path)
+        if _is_folder(self._path):
+            _remove(aside)
+            self._path.rename(aside)
         if self._asked["mode"] == "worktree":
             self._git(Path(self._asked["top"])).asks("worktree", "remove", "--force", "--force", str(self._path))
-        if self._path.is_dir() and not self._path.is_symlink() and self._path.resolve() == self._path:
-            shutil.rmtree(self._path)
+        _remove(aside)
 
     def _enter_branch(self, git: Git, base: str, *, known: bool) -> None:
         """Puts the place on its branch, whose files stay those of the run.
@@ -118,7 +133,11 @@ class Making:
             tempfile.TemporaryDirectory(prefix="orc-") as scratch,
             Snapshots(git, Path(scratch), lasting=True) as snapshots,
         ):
-            tree = snapshots.take().tree
+            tree, left_out = snapshots.take()
+        if left_out:
+            raise GitError(
+                f"include_uncommitted cannot carry over: {', '.join(left_out[:5])}; commit, ignore or remove that first"
+            )
         if tree == git.tree_of(base):
             return base
         words = "What was not committed when the run began"
@@ -143,3 +162,20 @@ class Making:
         for ref in git.text("for-each-ref", "--format=%(refname)", "refs/heads").split():
             git.run("update-ref", "-d", ref)  # of the clone's own, which nobody has worked on
         return base
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and path.resolve() == path
+
+
+def _remove(folder: Path) -> None:
+    """Removes a directory, also where tools left folders in it that nobody may write to."""
+    if not _is_folder(folder):
+        folder.unlink(missing_ok=True)
+        return
+    for path, names, _ in os.walk(folder):
+        for name in names:
+            inner = Path(path, name)
+            if not inner.is_symlink() and inner.stat().st_mode & 0o700 != 0o700:
+                inner.chmod(0o700)
+    shutil.rmtree(folder)

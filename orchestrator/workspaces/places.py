@@ -12,48 +12,26 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 
 from orchestrator.errors import GitError, OrchestratorError
-from orchestrator.model import JsonObject, RunSpec, compact
+from orchestrator.model import JsonObject, RunSpec
+from orchestrator.process import MARKER
 from orchestrator.store.layout import RUN_ID, RunDir, read_json, replace_file
+from orchestrator.workspaces.changes import MOST_NAMED, PATCH, Before, Changes, changes_of, look_after, look_before
 from orchestrator.workspaces.claims import Claim
-from orchestrator.workspaces.git import Git, top_of
-from orchestrator.workspaces.making import OWN_BRANCHES, Making
-from orchestrator.workspaces.snapshots import Snapshots, digest_of
+from orchestrator.workspaces.git import PARTIAL, Git, top_of
+from orchestrator.workspaces.ignored import ignored_in
+from orchestrator.workspaces.making import OWN_BRANCHES, Making, aside_of
+from orchestrator.workspaces.snapshots import Snapshots
+from orchestrator.workspaces.worktrees import user_of, why_taken
 
 RECORD = "workspace.json"
-PATCH = "patch.diff"
-SHARED_S = 30.0
-"""How long a look at a shared directory may take before a run does without."""
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
-
-
-class Changes(NamedTuple):
-    """What a run changed: what is told of it, and the tree that it left."""
-
-    told: JsonObject
-    tree: str
-    applies: bool
-
-    @property
-    def files(self) -> int:
-        """How many files differ."""
-        return self.told["files"]
-
-
-class Before(NamedTuple):
-    """A shared directory as it was when the agent began."""
-
-    snapshots: Snapshots
-    base: str
-    tree: str
-    left_out: tuple[str, ...]
 
 
 class Place:
@@ -82,7 +60,8 @@ class Place:
         self._root = run_dir.workspace.root.resolve() / "worktrees"
         self.path = self._root / self._first
         """The top of the worktree or clone."""
-        self._env = env
+        self._env = {name: text for name, text in env.items() if name != MARKER}  # that of whoever spawned the run
+        self._held: tuple[int, ...] = ()
         self._trusted = trusted
         self._stop = stop
         self._before: Before | None = None
@@ -110,6 +89,11 @@ class Place:
         return self._spec.cwd if self.mode == "shared" else self.path / self._asked.get("prefix", "")
 
     @property
+    def folder(self) -> str:
+        """The same, from the top of the repository; empty at the top."""
+        return "" if self.mode == "shared" else str(self._asked.get("prefix", ""))
+
+    @property
     def branch(self) -> str:
         """The branch of the place. One of its own: two runs of one agent do not share it, but those of a session do."""
         name = re.sub(r"\.{2,}", ".", self._spec.agent_name).strip(".")
@@ -130,7 +114,8 @@ class Place:
     @property
     def is_there(self) -> bool:
         """Whether there is a worktree or a clone, or what is left of one."""
-        return self.mode != "shared" and bool(self.record) and self.path.exists()
+        there = self.path.exists() or aside_of(self.path).exists()
+        return self.mode != "shared" and bool(self.record) and there
 
     @property
     def is_own(self) -> bool:
@@ -158,20 +143,15 @@ class Place:
         top = top_of(self._spec.cwd)
         if top is None:
             return
-        snapshots: Snapshots | None = None
         try:
-            git = Git(top, self._env, stop=self._stop)
+            git = self._git_in(top)
             if git.own_programs() and not self._trusted:
-                self.unknown = "its own configuration names filters, which are run for folders in trusted_dirs alone"
+                what = "its own configuration names filters or a partial clone"
+                self.unknown = f"{what}, which are run for folders in trusted_dirs alone"
                 return
-            snapshots = Snapshots(git, self._dir.path)
-            before = snapshots.take(SHARED_S)
-            base = git.resolved("HEAD^{commit}")
-            self._before = Before(snapshots, base or snapshots.empty(), before.tree, before.left_out)
+            self._before = look_before(git, self._dir.path)
         except (OrchestratorError, OSError) as error:  # the run is worth more than what is known of it
             self.unknown = str(error)
-            if snapshots:
-                snapshots.close()
 
     def _earlier(self) -> Place | None:
         """The place of the run that worked here last."""
@@ -186,7 +166,7 @@ class Place:
         place is claimed: after that nobody can tell who was here before."""
         earlier = self._earlier()
         if earlier is not None and "base" not in self.record:
-            self._note(**{key: earlier.record[key] for key in ("base", "refs") if key in earlier.record})
+            self._note(**{key: earlier.record[key] for key in ("base", "refs", "rules") if key in earlier.record})
             if (self.path / ".git").exists():
                 self._note(state="ready")
             elif self.path.exists():
@@ -199,14 +179,19 @@ class Place:
         self._claim.take(self._spec.run_id)
         if self.record.get("state") == "ready":
             return
+        unmarked = self._env
         try:
             self._note(state="planned")
-            self._making.make(self.cwd, Git(self._root, self._env, stop=self._stop))
+            # if we die, this git is ended before the run's next owner begins
+            self._env = {**unmarked, MARKER: self._spec.run_id}
+            self._making.make(self.cwd, self._git_in(self._root))
             self._note(state="ready")
         except BaseException:  # no agent was there
             with contextlib.suppress(OrchestratorError, OSError):
                 self._making.unmake()
             raise
+        finally:
+            self._env = unmarked
 
     # ---- looking at what came of it
 
@@ -223,13 +208,10 @@ class Place:
 
     def _finish_shared(self) -> Changes:
         assert self._before is not None
-        known = self._before
         top = top_of(self._spec.cwd)
         if top is None:
             raise GitError(f"{self._spec.cwd} is in no git repository any more")
-        with Snapshots(self.git(top), self._dir.path, known=known.snapshots) as snapshots:
-            after = snapshots.take(SHARED_S)
-            return self._changes(snapshots, known.base, known.tree, after.tree, after.left_out, set(known.left_out))
+        return look_after(self.git(top), self._dir.path, self._before, self.patch)
 
     def _finish(self) -> Changes:
         self.record = self._recorded() or self.record
@@ -237,25 +219,15 @@ class Place:
         base: str = self.record["base"]
         with Snapshots(git, self._dir.path) as snapshots:
             after = snapshots.take()
-            left_out = (*after.left_out, *snapshots.opened_submodules())
-            before = git.tree_of(base)
-            changes = self._changes(snapshots, base, before, after.tree, left_out, set())
+            after = after._replace(left_out=(*after.left_out, *snapshots.opened_submodules()))
+            ignored = ignored_in(snapshots.through(), base, self.record.get("rules", {}))
+            after = after._replace(left_out=(*after.left_out, *ignored.kept))
+            changes = changes_of(snapshots, base, git.tree_of(base), after, self.patch)
         tip = git.resolved(f"refs/heads/{self.branch}")
-        self._note(after=after.tree, tip=tip, left_out=changes.told.get("left_out", []))
+        if ignored.named:
+            changes.told["ignored"] = list(ignored.named[:MOST_NAMED])
+        self._note(after=changes.tree, tip=tip, left_out=changes.told.get("left_out", []))
         return changes
-
-    def _changes(
-        self, snapshots: Snapshots, base: str, before: str, after: str, left_out: tuple[str, ...], known: set[str]
-    ) -> Changes:
-        applies = snapshots.write_patch(before, after, self.patch)
-        numbers = snapshots.difference(before, after)
-        named = [path for path in dict.fromkeys((*left_out, *numbers.submodules)) if path not in known]
-        size = self.patch.stat().st_size
-        patch = {"relpath": PATCH, "total_bytes": size, "sha256": digest_of(self.patch)} if size else None
-        told = compact({"base": base, "files": numbers.files, "insertions": numbers.insertions,
-                        "deletions": numbers.deletions, "patch": patch, "applies": applies,
-                        "left_out": named[:20] or None})  # fmt: skip
-        return Changes(told, after, applies)
 
     @property
     def unlooked(self) -> bool:
@@ -281,7 +253,7 @@ class Place:
         if keep == "always" or (keep == "on_failure" and failed):
             return "as asked" if keep == "always" else "the run did not succeed"
         with self.alone():
-            return self._why_not()
+            return self._why_taken() or self._why_not()
 
     def remove(self) -> str | None:
         """Removes the worktree or clone, if its stored patch holds all that is there.
@@ -295,16 +267,31 @@ class Place:
             self.record = self._recorded() or self.record
             if self._claim.holder != self._spec.run_id:
                 return "a later run of the session works there"
-            if self.record.get("state") == "ready" and self.path.exists() and (why := self._why_not()):
+            if self.record.get("state") != "planned" and (why := self._why_taken() or self._why_not()):
                 return why
             self._note(state="removing")
-            self._making.unmake()
+            try:
+                self._making.unmake()
+            except OSError as error:
+                return f"it cannot be removed: {error}"
             if self.mode == "worktree":
                 self._forget_unused_branch()
             self._note(state="removed")
         return None
 
+    def _why_taken(self) -> str | None:
+        """Why the worktree is somebody else's by now."""
+        if self.mode != "worktree":
+            return None
+        try:
+            return why_taken(self.git(self._top), self.path)
+        except (OrchestratorError, OSError) as error:
+            return f"what is known of it cannot be read: {error}" if self.path.exists() else None
+
     def _why_not(self) -> str | None:
+        """Why what is there must stay; None also where nothing is."""
+        if not self.path.exists():
+            return None
         try:
             if "after" not in self.record:
                 self._finish()
@@ -330,17 +317,19 @@ class Place:
         return [ref for ref in git.text("for-each-ref", "--format=%(refname)").split("\n") if ref and ref not in known]
 
     def _forget_unused_branch(self) -> None:
+        self._delete_branch(self.record["base"])  # if nothing was committed on it
+
+    def _delete_branch(self, tip: str) -> None:
+        """Deletes the branch of the place if that is its tip, and nobody has checked it out."""
         git = self.git(self._top)
-        git.asks("update-ref", "-d", f"refs/heads/{self.branch}", self.record["base"])  # if nothing was committed on it
+        if user_of(git, self.branch) is None:
+            git.asks("update-ref", "-d", f"refs/heads/{self.branch}", tip)
 
     def forget_branch(self) -> None:
         """Removes the branch that was made for the run, if it is as the agent left it and nobody has checked it out;
         what it held is in the patch."""
         if self.mode == "worktree" and "branch" not in self._asked and (tip := self.record.get("tip")):
-            git = self.git(self._top)
-            ref = f"refs/heads/{self.branch}"
-            if f"branch {ref}\n" not in git.text("worktree", "list", "--porcelain") + "\n":
-                git.asks("update-ref", "-d", ref, tip)
+            self._delete_branch(tip)
 
     def forget(self) -> None:
         """The run itself goes: nobody needs the commit any more that held its caller's changes."""
@@ -356,8 +345,16 @@ class Place:
         """git in a working tree: never in one above it, and without what agents may have configured."""
         if not (where / ".git").exists():
             raise GitError(f"{where} is no working tree any more: its .git is gone")
-        git = Git(where, self._env, stop=self._stop)
-        return git if self._trusted else git.without(git.own_programs())
+        git = self._git_in(where)
+        if self._trusted:
+            return git
+        programs = git.own_programs()
+        if partial := next(filter(PARTIAL.fullmatch, programs), None):
+            raise GitError(f"{where} is a partial clone ({partial}), which is read in folders of trusted_dirs alone")
+        return git.without(programs)
+
+    def _git_in(self, where: Path) -> Git:
+        return Git(where, self._env, stop=self._stop, held=self._held, fetches=self._trusted)
 
     @property
     def _top(self) -> Path:
@@ -371,9 +368,15 @@ class Place:
     def _claim(self) -> Claim:
         return Claim(self._root / f"{self._first}.claim", self._stop)
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Alone with the place: nobody looks at it, removes it, or moves in."""
-        return self._claim.alone()
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None]:
+        """Alone with the place: nobody looks at it, removes it, or moves in, while we or a git of ours are at work."""
+        with self._claim.alone() as lock:
+            self._held = (lock,)
+            try:
+                yield
+            finally:
+                self._held = ()
 
     @property
     def _making(self) -> Making:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +21,9 @@ from orchestrator.workspaces.asked import in_the_way, told_of
 from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.making import IDENTITY
 from orchestrator.workspaces.places import Place
-from orchestrator.workspaces.snapshots import Snapshots, shown
+from orchestrator.workspaces.snapshots import Snapshots, digest_of, shown
+from orchestrator.workspaces.worktrees import user_of
+from orchestrator.workspaces.written import apply_whole
 
 MOST_NAMED = 20
 _PATH = re.compile(rb"^error: (?:patch failed: (.+):\d+|(.+): .+)$", re.MULTILINE)
@@ -47,10 +48,20 @@ class Result:
     Args:
         env: of the caller: its identity signs commits.
         trusted: see `Place`.
+        digest: the SHA-256 of the patch as the run's last event has it, if it does.
     """
 
-    def __init__(self, run_dir: RunDir, spec: RunSpec, env: Mapping[str, str], *, trusted: bool = False) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        spec: RunSpec,
+        env: Mapping[str, str],
+        *,
+        trusted: bool = False,
+        digest: str | None = None,
+    ) -> None:
         self._spec = spec
+        self._digest = digest
         self._place = Place(run_dir, spec, env, trusted=trusted)
 
     def patch(self) -> Path:
@@ -84,17 +95,16 @@ class Result:
         patch = self.patch()
         if not patch.stat().st_size:
             raise WrongState(f"{self._spec.run_id} changed nothing")
+        if self._digest not in (None, digest_of(patch)):
+            raise Conflict(f"{patch} is not what was found when {self._spec.run_id} ended: it was changed since")
         top = top_of(self._spec.cwd)
         if top is None:
             raise WrongState(f"{self._spec.cwd} is in no git repository")
         if branch is not None and mode != "branch":
             raise InvalidArgument("branch goes with mode 'branch'")
-        git = self._place.git(top)
-        with (
-            self._place.alone(),
-            TemporaryDirectory(prefix="orc-") as scratch,
-            Snapshots(git, Path(scratch), lasting=True) as trees,
-        ):
+        with self._place.alone(), TemporaryDirectory(prefix="orc-") as scratch:
+            git = self._place.git(top)
+            trees = Snapshots(git, Path(scratch), lasting=True)
             bringing = _Bringing(git, Path(scratch), trees, patch, self._place, three_way=three_way)
             match mode:
                 case "apply":
@@ -166,24 +176,34 @@ class _Bringing:
         try:
             self._git.run("update-ref", "-m", f"orchestrator: {words.title}", "HEAD", commit, head)
         except GitError as error:
-            self._apply(patch, "--index", "--reverse")
-            raise Conflict(f"something else was committed in the same moment; try again ({error})") from error
+            meanwhile = "something else was committed in the same moment"
+            try:
+                self._apply(patch, "--index", "--reverse")
+            except GitError as stays:
+                raise Conflict(f"{meanwhile}, and what the run did is in your files, uncommitted ({stays})") from error
+            raise Conflict(f"{meanwhile}; try again ({error})") from error
         return {**self._told(patch), "commit": commit}
 
     def as_branch(self, branch: str, words: Commit, check_only: bool) -> JsonObject:
         """A commit on a branch of its own; nothing that is checked out changes, but for the run's own worktree."""
         if self._git.asks("check-ref-format", "--branch", branch) != branch:
             raise InvalidArgument(f"{branch!r} is no name that git takes for a branch")
-        if self._git.asks("symbolic-ref", "-q", "HEAD") == f"refs/heads/{branch}":
+        where = user_of(self._git, branch)
+        if where == self._git.where.resolve():
             raise Conflict(f"branch {branch!r} is checked out; use mode 'commit'")
+        if where not in (None, self._place.path):
+            raise Conflict(f"branch {branch!r} is checked out in {where}; choose another")
         self._need_base()
         tip = self._git.resolved(f"refs/heads/{branch}")
         if (other := in_the_way(self._git, branch)) and not (tip and branch == self._place.branch):
             raise Conflict(f"branch {told_of(branch, other)}")
         after = self._on_top_of(self._git.tree_of(self._base))
         told = {**self._told(self._patch), "branch": branch}
-        if check_only or (tip and self._git.tree_of(tip) == after):
-            return {**told, "commit": tip} if tip and not check_only else told
+        is_there = tip is not None and self._git.tree_of(tip) == after
+        if not is_there and tip not in (None, self._base, self._place.record.get("tip")):
+            raise Conflict(f"branch {branch!r} has commits that are not of the run; choose another")
+        if check_only or is_there:
+            return {**told, "commit": tip} if is_there and not check_only else told
         commit = self._commit(after, tip or self._base, words)
         self._git.run("update-ref", f"refs/heads/{branch}", commit, tip or "0" * len(commit))
         worktree = self._place.path
@@ -231,17 +251,10 @@ class _Bringing:
         return patch
 
     def _apply(self, patch: Path, *how: str) -> None:
-        """Applies a patch that was tried. Where that fails halfway, as on a full disk, everything is as it was."""
+        """Applies a patch that was tried. Where that fails halfway, as on a full disk, what git wrote is undone."""
         if not patch.stat().st_size:
             return
-        touched = [self._git.where / os.fsdecode(path) for path in self._touched(patch)]
-        index = self._git.path_of("index")
-        saved = _Saved(self._scratch / "saved", [*touched, index])
-        try:
-            self._git.run("apply", "--binary", *how, str(patch))
-        except BaseException:
-            saved.restore()
-            raise
+        apply_whole(self._git, patch, self._touched(patch), how, self._scratch)
 
     def _touched(self, patch: Path) -> list[bytes]:
         """The paths that a patch writes or removes."""
@@ -267,26 +280,6 @@ class _Bringing:
 
     def _told(self, patch: Path) -> JsonObject:
         return {"files": len(self._written_by(patch)) if patch.stat().st_size else 0}
-
-
-class _Saved:
-    """Files as they were."""
-
-    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
-        folder.mkdir(exist_ok=True)
-        self._copies = {path: folder / str(number) for number, path in enumerate(paths)}
-        for path, copy in self._copies.items():
-            if path.is_symlink() or path.is_file():
-                shutil.copy2(path, copy, follow_symlinks=False)
-
-    def restore(self) -> None:
-        """Writes back what was there, and removes what was not."""
-        for path, copy in self._copies.items():
-            with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                path.unlink()
-            if copy.is_symlink() or copy.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(copy, path, follow_symlinks=False)
 
 
 def _conflict(paths: list[bytes], words: str = "") -> Conflict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -16,11 +17,17 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from orchestrator.errors import GitError
-from orchestrator.workspaces.git import Git, told
+from orchestrator.workspaces.git import PARTIAL, Git, told
 
 LARGE_BYTES = 64 * 2**20
 """New files beyond this size are no part of a patch: they are named instead."""
 _GITLINK = b"160000"
+_UNREAD = re.compile(
+    rb"^(?:warning: could not open directory '(.+?)/?': .+|error: unable to index file '(.+)'"
+    rb"|(?!warning: |error: |fatal: )(.+): Permission denied)$",
+    re.MULTILINE,
+)
+"""What git passes over, with a word."""
 
 
 class Snapshot(NamedTuple):
@@ -92,16 +99,20 @@ class Snapshots:
         """
         git = self.through()
         self._begin_index(git)
-        strange = list(self._left_out(git))
-        pathspecs = b"\0".join([b":/", *(b":(top,exclude,literal)" + path for path in strange)])
+        strange, links = list(self._left_out(git)), self._links(git)
+        apart = [*strange, *links]
+        pathspecs = b"\0".join([b":/", *(b":(top,exclude,literal)" + path for path in apart)])
         done = git.attempt(
             "add", "-A", "--sparse", "--ignore-errors", "--pathspec-from-file=-", "--pathspec-file-nul",
             input=pathspecs, timeout_s=timeout_s,
         )  # fmt: skip
         if done.code > 1:
             raise GitError(f"git add failed: {told(done.err)}")
-        left_out = [shown(path) for path in strange] + ([told(done.err)[:200]] if done.code else [])
-        return Snapshot(git.text("write-tree"), tuple(left_out))
+        self._set_links(git, links)
+        unread = [b"".join(names) for names in _UNREAD.findall(done.err)]  # one of them
+        more = [told(done.err)[:200]] if done.code and not unread else []
+        left_out = [*(shown(path) for path in (*strange, *unread)), *more]
+        return Snapshot(git.text("write-tree"), tuple(dict.fromkeys(left_out)))
 
     def _begin_index(self, git: Git) -> None:
         """Starts from the real index, which knows what has not changed. Its time goes along, by which git tells what
@@ -135,16 +146,70 @@ class Snapshots:
         """Whether a new file cannot become part of a patch."""
         try:
             facts = os.lstat(self._path(path))
-        except OSError:
+        except FileNotFoundError:
             return False  # gone again
+        except OSError:
+            return True
         is_link = stat.S_ISLNK(facts.st_mode)
         return not is_link and (facts.st_size > LARGE_BYTES or not os.access(self._path(path), os.R_OK))
 
+    def _links(self, git: Git) -> dict[bytes, str]:
+        """The submodules in the index that are no files now, with the commits that it names. `git add` would start a
+        git in each of them, which runs the programs of that repository's configuration: an agent's, perhaps."""
+        links: dict[bytes, str] = {}
+        for line in git.run("ls-files", "--stage", "-z").split(b"\0"):
+            facts, _, path = line.partition(b"\t")
+            if facts.startswith(_GITLINK) and not self._is_file(path):
+                links[path] = links.get(path) or facts.split(b" ")[1].decode()
+        return links
+
+    def _is_file(self, path: bytes) -> bool:
+        return os.path.lexists(self._path(path)) and not self._is_folder(path)
+
+    def _is_folder(self, path: bytes) -> bool:
+        """Whether it is a directory that no link leads to."""
+        place = os.fsencode(self._own.where.resolve()) + b"/" + path
+        return os.path.realpath(place) == place and Path(os.fsdecode(place)).is_dir()
+
+    def _set_links(self, git: Git, links: dict[bytes, str]) -> None:
+        """Puts the commits that are checked out in submodules into the index, and takes those out that are gone."""
+        lines: list[bytes] = []
+        for path, staged in links.items():
+            there = self._is_folder(path)
+            commit = (self._head_of(path, len(staged)) or staged) if there else "0" * len(staged)
+            lines.append(b"%s %s\t%s\0" % (_GITLINK if there else b"0", commit.encode(), path))
+        if lines:
+            git.run("update-index", "-z", "--index-info", input=b"".join(lines))
+
+    def _head_of(self, path: bytes, length: int) -> str | None:
+        """The commit that is checked out in a submodule; None if it has no repository of its own."""
+        place = os.fsdecode(self._path(path) + b"/.git")
+        head = self._own.at(self._own.where, {"GIT_DIR": place}).resolved("HEAD") if os.path.lexists(place) else None
+        return head if head and len(head) == length else None
+
     def opened_submodules(self) -> list[str]:
         """Submodules that have files here: what is changed in them is in no tree of this repository."""
-        staged = self.through().run("ls-files", "--stage", "-z").split(b"\0")
-        links = [line.partition(b"\t")[2] for line in staged if line.startswith(_GITLINK)]
-        return [shown(path) for path in links if os.path.lexists(self._path(path) + b"/.git")]
+        return [shown(path) for path in self._opened()]
+
+    def _opened(self) -> list[bytes]:
+        links = self._links(self.through())
+        return [path for path in links if self._is_folder(path) and _is_filled(self._path(path))]
+
+    def in_submodules(self, timeout_s: float) -> dict[str, str]:
+        """What the submodules hold that have files here, by their paths: the same words for the same files. Nothing of
+        their own configurations is run."""
+        return {shown(path): self._held_by(Path(os.fsdecode(self._path(path))), timeout_s) for path in self._opened()}
+
+    def _held_by(self, submodule: Path, timeout_s: float) -> str:
+        try:
+            git = self._own.at(submodule)
+            programs = git.own_programs()
+            if any(map(PARTIAL.fullmatch, programs)):
+                return "not known: it is a partial clone"
+            with Snapshots(git.without(programs), self._scratch) as inner:
+                return f"{inner.take(timeout_s)} {inner.in_submodules(timeout_s)}"
+        except (GitError, OSError) as error:
+            return f"not known: {error}"
 
     def empty(self) -> str:
         """The tree without files."""
@@ -229,6 +294,16 @@ def digest_of(path: Path) -> str:
 def shown(path: bytes) -> str:
     """A path for people and JSON: what is no UTF-8 is escaped."""
     return path.decode(errors="backslashreplace")
+
+
+def _is_filled(folder: bytes) -> bool:
+    """Whether there is something in a directory, as far as anybody may see."""
+    try:
+        return bool(os.listdir(folder))  # noqa: PTH208
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _quoted(path: str) -> str:

@@ -158,10 +158,11 @@ def test_a_person_is_told_what_failed_and_throws_it_away(person: Shell) -> None:
     assert person.run("discard", "tom").code == 0, "there is nothing left to do"
 
 
+KEPT = ("--workspace", '{"mode": "worktree", "keep": "always"}')
+
+
 def test_gc_shows_worktrees_and_keeps_those_that_hold_more_than_their_patch(person: Shell) -> None:
-    keep = ("--workspace", '{"mode": "worktree", "keep": "always"}')
-    one = person.over("file a.txt x", *keep)
-    two = person.over("file b.txt x", *keep)
+    one, two = (person.over(f"file {name}.txt x", *KEPT) for name in "ab")
     places = {run_id: Path(person.state(run_id)["workspace"]["path"]) for run_id in (one, two)}
     (places[two] / "later.txt").write_text("by hand")
     listed = person.ok("gc", "--keep", "0")
@@ -173,6 +174,18 @@ def test_gc_shows_worktrees_and_keeps_those_that_hold_more_than_their_patch(pers
     assert (places[two] / "later.txt").read_text() == "by hand"
     assert person.run("show", one).code == 4
     assert person.run("show", two).code == 0
+
+
+def test_gc_takes_no_changed_spec_for_where_a_run_worked(person: Shell) -> None:
+    one, two = (person.over(f"file {name}.txt x", *KEPT) for name in "ab")
+    places = {run_id: Path(person.state(run_id)["workspace"]["path"]) for run_id in (one, two)}
+    spec = person.cwd / ".orchestrator/runs" / two / "spec.json"
+    git(person.cwd, "branch", "precious")
+    spec.write_bytes(spec.read_bytes().replace(b'"worktree"', b'"worktree", "branch": "precious"'))
+    done = person.run("gc", "--keep", "0", "--delete")
+    assert f"{two} stays" in done.err
+    assert (places[one].exists(), places[two].exists()) == (False, True)
+    assert git(person.cwd, "rev-parse", "precious") == git(person.cwd, "rev-parse", "HEAD")
 
 
 # ---- many, and death

@@ -28,15 +28,19 @@ def lines(path: Path, **changed: str) -> None:
     path.write_text("".join(changed.get(f"line{number}", line) + "\n" for number, line in enumerate(own)))
 
 
-def ran(repo: Path, env: dict[str, str], *, folder: str = "") -> RunSpec:
-    """A run that is over: it changed two files and added one."""
-    spec = spec_of(repo / folder, env)
-    place = Place(dir_of(spec), spec, env)
-    place.prepare()
-    top = place.path
+def edited(top: Path) -> None:
+    """Two files are changed and one is new."""
     lines(top / "a.txt", line3="of the agent")
     lines(top / "in/c.txt", line3="of the agent")
     (top / "new [x].txt").write_text("of the agent\n")
+
+
+def ran(repo: Path, env: dict[str, str], work: Callable[[Path], None] = edited, *, folder: str = "") -> RunSpec:
+    """A run that is over: it changed three files."""
+    spec = spec_of(repo / folder, env)
+    place = Place(dir_of(spec), spec, env)
+    place.prepare()
+    work(place.path)
     assert told_by(place)["files"] == 3
     assert goes(place)
     return spec

@@ -130,6 +130,11 @@ def _full(cwd: Path) -> None:
     git(cwd, "branch", "taken")
 
 
+def _two(cwd: Path) -> None:
+    filled(cwd)
+    git(cwd, "commit", "-q", "--allow-empty", "-m", "second")
+
+
 def _in_conflict(cwd: Path) -> None:
     filled(cwd)
     for branch in ("other", "main"):
@@ -154,6 +159,7 @@ def _in_conflict(cwd: Path) -> None:
     (_full, {"branch": "a b"}, "is no name that git takes for a branch"),
     (_full, {"branch": "x.lock"}, "is no name that git takes for a branch"),
     (_full, {"branch": "@{-1}"}, "is no name that git takes for a branch"),
+    (_two, {"include_uncommitted": True, "base": "HEAD^"}, "differs from HEAD"),
     (_in_conflict, {"include_uncommitted": True}, "has a merge with conflicts"),
 ])  # fmt: skip
 def test_what_no_worktree_can_be_made_of_is_refused_with_the_reason(

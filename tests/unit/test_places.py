@@ -148,6 +148,22 @@ def test_a_place_whose_stored_patch_is_damaged_is_kept(repo: Path, env: dict[str
     assert stays(place)
 
 
+def test_what_cannot_be_carried_over_is_refused_by_its_name(
+    repo: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "LARGE_BYTES", 1_000)
+    (repo / "big.bin").write_bytes(b"\0" * 1_001)
+    (repo / "in/nested").mkdir()
+    filled(repo / "in/nested")
+    before = mine(repo)
+    with pytest.raises(GitError, match=r"include_uncommitted cannot carry over: .*big\.bin"):
+        prepared(repo, env, include_uncommitted=True)
+    assert mine(repo) == before
+    (repo / ".git/info").mkdir()
+    (repo / ".git/info/exclude").write_text("*.bin\nnested\n")
+    assert goes(prepared(repo, env, include_uncommitted=True))
+
+
 # ---- gone
 
 

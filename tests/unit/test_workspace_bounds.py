@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 
-from orchestrator.errors import GitError, OrchestratorError, PermissionCeiling, WrongState
+from orchestrator.errors import Conflict, GitError, OrchestratorError, PermissionCeiling, WrongState
 from orchestrator.model import JsonObject
 from tests.conftest import wait_until
 from tests.contract.test_workspaces import git
@@ -169,6 +170,17 @@ async def test_nothing_is_written_through_links_in_the_runs_directory(place: Gro
     assert victim.read_text() == "of the user\n"
 
 
+async def test_a_patch_that_was_changed_since_the_run_ended_is_not_brought_in(place: Ground) -> None:
+    run = await over(place, await spawn(place, "file new.txt 1", "final done"))
+    patch = place.cwd / ".orchestrator/runs" / run["run_id"] / "patch.diff"
+    made = patch.read_text()
+    patch.write_text(made.replace("new.txt", "other.txt"))
+    with pytest.raises(Conflict, match="was changed since"):
+        await place.tools.call("apply_run", {"run_id": run["run_id"]})
+    patch.write_text(made)
+    assert (await place.tools.call("apply_run", {"run_id": run["run_id"]}))["files"] == 1
+
+
 async def test_a_note_that_names_another_place_moves_nothing(place: Ground, tmp_path: Path) -> None:
     own = tmp_path / "own"
     git(place.cwd, "worktree", "add", "-q", "-b", "own", str(own))
@@ -214,9 +226,72 @@ async def test_a_check_that_takes_too_long_is_ended_and_says_so(place: Ground) -
     assert (run["error"]["code"], told["status"]) == ("checks_failed", "timed_out")
 
 
+async def test_a_check_that_passed_is_not_run_again_on_the_same_tree_in_another_worktree(
+    place: Ground, tmp_path: Path
+) -> None:
+    (place.cwd / "in").mkdir()
+    (place.cwd / "in/b.txt").write_text("b\n")
+    git(place.cwd, "add", ".")
+    git(place.cwd, "commit", "-q", "-m", "second")
+
+    async def checked(*script: str, **more: Any) -> JsonObject:
+        checks = [f"echo . >>{tmp_path}/ran; test ! -f bad.txt"]
+        run = await over(place, await spawn(place, *script, "final done", checks=checks, **more))
+        (told,) = run["result"]["verification"]["checks"]
+        return told
+
+    times = tmp_path / "ran"
+    assert "memoised" not in await checked("file new.txt 1")
+    assert (await checked("file new.txt 1"))["memoised"] is True
+    assert times.read_text() == ".\n"
+    assert "memoised" not in await checked("file new.txt 2"), "another tree"
+    assert "memoised" not in await checked("file ../new.txt 1", cwd=str(place.cwd / "in")), "another folder"
+    for _ in range(2):
+        assert "memoised" not in await checked("file bad.txt 1"), "what failed is not remembered for others"
+    assert times.read_text() == ".\n" * 5
+
+
 async def test_a_place_can_be_looked_at_by_many_at_once(place: Ground) -> None:
     run = await over(place, await spawn(place, "file new.txt 1", "fail no"))
     reader = place.tools
     pages = await asyncio.gather(*(reader.call("get_patch", {"run_id": run["run_id"]}) for _ in range(8)))
     assert {page["content"] for page in pages} == {pages[0]["content"]}
     assert "+1" in pages[0]["content"]
+
+
+# ---- what is left beside the log
+
+
+async def test_a_run_leaves_its_answer_its_transcript_and_the_words_of_a_pull_request(place: Ground) -> None:
+    checks = [{"name": "words", "run": "echo looked"}]
+    run = await over(place, await spawn(place, "file new.txt 1", "final # Adds a greeting", checks=checks))
+    assert run["result"]["deliverables"] == ["out.md", "logs.txt", "pr.json"]
+    of_run = place.cwd / ".orchestrator/runs" / run["run_id"]
+    assert (of_run / "out.md").read_text() == "# Adds a greeting\n\n## Checks\n\n- words: passed\n"
+    transcript = (of_run / "logs.txt").read_text()
+    assert "run_started" in transcript
+    assert "    output: looked\n" in transcript
+    words = {"title": "Adds a greeting", "body": "# Adds a greeting", "branch": run["workspace"]["branch"]}
+    assert orjson.loads((of_run / "pr.json").read_bytes()) == words
+    idle = await over(place, await spawn(place, "final nothing to do"))
+    assert idle["result"]["deliverables"] == ["out.md", "logs.txt"]
+
+
+async def test_a_place_that_is_never_kept_goes_after_a_failure_too(place: Ground) -> None:
+    never = {"mode": "worktree", "keep": "never"}
+    run = await over(place, await spawn(place, "file new.txt 1", "fail no", workspace=never))
+    assert (run["status"], run["workspace"]["kept"]) == ("failed", False)
+    await wait_until(lambda: not Path(run["workspace"]["path"]).exists(), "the worktree is gone")
+    assert "+1" in (await place.tools.call("get_patch", {"run_id": run["run_id"]}))["content"]
+
+
+async def test_a_patch_is_read_in_pages(place: Ground) -> None:
+    run = await over(place, await spawn(place, "file new.txt " + "x" * 3_000, "final done"))
+    whole = await place.tools.call("get_patch", {"run_id": run["run_id"]})
+    read, offset = "", 0
+    while offset is not None:
+        page = await place.tools.call("get_patch", {"run_id": run["run_id"], "offset": offset, "limit": 1_000})
+        assert page["offset"] == offset
+        read, offset = read + page["content"], page.get("next_offset")
+    assert read == whole["content"]
+    assert len(read) == whole["total_bytes"] > 3_000
