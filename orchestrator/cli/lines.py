@@ -20,6 +20,7 @@ STYLES = {
     "running": "cyan",
     "queued": "dim",
 }
+DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _FIRST_LINES = 12
 """Of command output and diffs: the whole is one `orchestrator artifact` away."""
 
@@ -67,22 +68,9 @@ def _file_changed(data: JsonObject) -> list[Text]:
 
 def diff_lines(diff: str) -> list[Text]:
     """The first lines of a diff, in colour."""
-    styles = {"+": "green", "-": "red", "@": "cyan"}
     lines = diff.splitlines()
-    shown = [Text(f"  {line}", style=styles.get(line[:1], "dim")) for line in lines[:_FIRST_LINES]]
+    shown = [Text(f"  {line}", style=DIFF_STYLES.get(line[:1], "dim")) for line in lines[:_FIRST_LINES]]
     return shown + _more(len(lines) - _FIRST_LINES)
-
-
-def detail_lines(request: JsonObject) -> list[Text]:
-    """The command and the changes that a request is about."""
-    detail: JsonObject = request.get("detail") or {}
-    lines: list[Text] = []
-    if command := detail.get("command"):
-        lines.append(Text.assemble(("  $ ", "bold yellow"), (str(command), "yellow")))
-    for change in detail.get("changes") or ():
-        lines.append(Text.assemble(("  ~ ", "bold green"), (str(change.get("path")), "green")))
-        lines += diff_lines(change.get("diff") or "")
-    return lines
 
 
 def _tool_started(data: JsonObject) -> list[Text]:

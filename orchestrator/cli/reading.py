@@ -28,7 +28,6 @@ from orchestrator.cli.reach import Reach
 from orchestrator.errors import InvalidArgument
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
-from orchestrator.store.reader import RunReader
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,25 +118,31 @@ def _proof(run: JsonObject) -> Iterator[tuple[str, str]]:
         )
 
 
-def _show_request(out: Console, run_dir: RunDir, request: JsonObject) -> None:
+def _show_request(out: Console, run_dir: RunDir, pending: JsonObject) -> None:
     from rich.text import Text
 
-    from orchestrator.cli.lines import cut_line, detail_lines
+    from orchestrator.cli.requests import (
+        detail_lines,
+        option_lines,
+        question_lines,
+        questions_of,
+        text_lines,
+        whole_of,
+    )
 
-    out.print(Text.assemble(("\n? ", "bold magenta"), (request["text"], "magenta")))
-    choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
-    for line in detail_lines(request):
+    asked = whole_of(run_dir, pending)
+    asked = asked._replace(request=harmless(asked.request))
+    request, questions = asked.request, questions_of(asked.request)
+    lines = [Text(""), *text_lines(run_dir.run_id, asked, "? "), *detail_lines(run_dir.run_id, asked)]
+    for number, question in enumerate(questions, 1):
+        lines += question_lines(number, question)
+    lines += () if questions else option_lines(request.get("options"))
+    for line in lines:
         out.print(line)
-    for pointer in cut_in(run_dir, request):
-        out.print(cut_line(run_dir.run_id, request.get("seq"), pointer))
+    choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
+    if len(questions) > 1:
+        choices = """'{"1": "...", "2": ["...", "..."]}'"""
     out.print(Text(f"  {request['request_id']}, {request['kind']}{': ' + choices if choices else ''}", style="dim"))
-
-
-def cut_in(run_dir: RunDir, request: JsonObject) -> list[str]:
-    """What of a request is not whole in it, as pointers into its event: nobody should approve half a command."""
-    event = RunReader(run_dir).event(request["seq"]) if request.get("seq") else None
-    refs: JsonObject = (event.data.get("artifact_refs") if event else None) or {}
-    return sorted({*refs, *(f"/request{pointer}" for pointer in request.get("clipped") or ())})
 
 
 async def events(

@@ -98,7 +98,7 @@ def test_what_is_asked_is_not_shown_cut_without_a_word(here: Shell) -> None:
     run_id = here.waiting(f"approve {'echo safe; ' * 3000}rm -rf /")
     shown = here.ok("show", run_id)
     pointed = next(line for line in shown.splitlines() if "orchestrator artifact" in line).split()[-3:]
-    assert here.ok("artifact", *pointed).count("rm -rf /") == 2
+    assert "rm -rf /" in here.ok("artifact", *pointed)
     here.ok("cancel", run_id)
     with here.terminal("run", "-b", "scripted", f"approve {'echo safe; ' * 3000}rm -rf /") as terminal:
         assert "orchestrator artifact" in terminal.expect("[a]pprove or [d]eny")
