@@ -137,7 +137,7 @@ def _applied(effective: Effective, given: Mapping[str, Any], source: str, *, own
         if allowed == value or (isinstance(value, tuple) and set(value) <= set(allowed)):  # pyright: ignore[reportUnknownArgumentType]
             origins[key] = Origin(source, origins[key].notices)
         else:
-            notice = f"{source} may not set {key} to {_shown(value)}; it stays {_shown(allowed)}"
+            notice = f"{source} may not set {key} to {shown(value)}; it stays {shown(allowed)}"
             origins[key] = origins[key]._replace(notices=(*origins[key].notices, notice))
         settings = replace(settings, **{key: allowed})
     return Effective(settings, origins)
@@ -183,7 +183,8 @@ _NARROWING: Mapping[str, Callable[[str, Any, Any], Any]] = {
 }
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in words."""
     return ", ".join(value) or "nothing" if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
@@ -193,6 +194,6 @@ def table() -> str:
     lines = ["| setting | default | what it is | project and environment may |", "|---|---|---|---|"]
     for name, f in FIELDS.items():
         choices = f": {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-        default = _shown(_default(name))
+        default = shown(_default(name))
         lines.append(f"| `{name}` | {default} | {f.metadata['doc']}{choices} | {who[f.metadata['narrowing']]} |")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.cli.output import DONE, FAILED, say
+from orchestrator.cli.output import DONE, FAILED, harmless, say
 from orchestrator.errors import InvalidArgument, nearest
 from orchestrator.model import as_object
 
@@ -92,7 +92,7 @@ def clients(name: str | None, *, cwd: Path, install: bool, yes: bool) -> int:
         if name in (None, key):
             if install:
                 return _install(client, command, yes=yes)
-            print(f"# {key}: {client.title}, {client.file}\n{client.merge('', command)}")
+            print(harmless(f"# {key}: {client.title}, {client.file}\n{client.merge('', command)}"))
     return DONE
 
 
@@ -113,7 +113,7 @@ def _install(client: Client, command: str, *, yes: bool) -> int:
         say(f"{client.file} has it already")
         return DONE
     diff = difflib.unified_diff(old.splitlines(), new.splitlines(), str(client.file), "with orchestrator", lineterm="")
-    print("\n".join(diff))
+    print(harmless("\n".join(diff)))
     if not yes and not _agreed(client.file):
         say("nothing was written")
         return FAILED

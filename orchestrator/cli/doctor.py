@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator import __version__, config
 from orchestrator.cli.agents import Finding, local_agents
-from orchestrator.cli.output import DONE, FAILED, console, print_json
+from orchestrator.cli.output import DONE, FAILED, console, harmless, print_json
 from orchestrator.cli.reach import Reach, host_status
 from orchestrator.cli.upkeep import orphans
 from orchestrator.errors import OrchestratorError
@@ -47,9 +47,9 @@ def _show(findings: list[Finding]) -> None:
     marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "fault": ("✗", "bold red")}
     for finding in findings:
         sign, style = marks[finding.state]
-        out.print(Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), finding.text))
+        out.print(Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), harmless(finding.text)))
         if finding.fix:
-            out.print(Text(f"    {finding.fix}", style="dim"))
+            out.print(Text(f"    {harmless(finding.fix)}", style="dim"))
 
 
 def _python(_reach: Reach) -> Iterator[Finding]:

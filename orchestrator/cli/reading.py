@@ -211,7 +211,8 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
         page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=None)
         print_json(page)
         return DONE
-    if output is None and sys.stdout.isatty():
+    shown = output is None and sys.stdout.isatty()
+    if shown:
         page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=1)
         if page["encoding"] == "base64":
             say("this is binary; give a file with --output, or redirect it")
@@ -228,7 +229,7 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
                 page = await reach.queries.get_event_artifact(
                     run_dir, seq=seq, field_path=field, offset=offset, limit=PAGE_BYTES
                 )
-            content = page["content"]
+            content = harmless(page["content"]) if shown else page["content"]
             file.write(base64.b64decode(content) if page["encoding"] == "base64" else content.encode())
             offset = page.get("next_offset")
             if output and sys.stderr.isatty():

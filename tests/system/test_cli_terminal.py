@@ -206,6 +206,25 @@ def test_no_output_of_an_agent_commands_the_terminal(here: Shell) -> None:
     assert f"a{HOSTILE}z" in texts  # a program gets what was said
 
 
+def test_neither_a_text_nor_a_projects_settings_command_the_terminal(here: Shell) -> None:
+    run_id = here.over(f"say a{HOSTILE}z")
+    seq = next(e["seq"] for e in here.run("events", run_id, "--json").lines if e["type"] == "agent_message")
+    with here.terminal("artifact", run_id, str(seq), "/text") as terminal:
+        assert terminal.ended() == 0
+        terminal.fits()
+        assert "␛[2J" in terminal.text
+    assert here.bytes("artifact", run_id, str(seq), "/text").stdout.decode() == f"a{HOSTILE}z"
+    odd = here.at(here.cwd / "a\x1b[2Jz")
+    settings = odd.cwd / ".orchestrator.toml"
+    settings.write_text('backend = "a\\u001b[2Jz"\nenv_deny = ["A\\u001b[2J"]\ntrusted_dirs = ["\\u001b[2J"]\n')
+    for words in (["config"], ["doctor"], ["clients"]):
+        done = odd.bytes(*words)
+        assert b"\x1b" not in done.stdout + done.stderr, words
+        with odd.terminal(*words, columns=200) as terminal:
+            terminal.ended()
+            assert "\x1b[2J" not in terminal.raw, words
+
+
 @pytest.mark.parametrize("columns", [80, 40, 20])
 def test_nothing_is_wider_than_the_terminal(here: Shell, columns: int) -> None:
     run_id = here.detached(f"say {'漢字' * 60}\ntodo A; B\ncommand {'ls ' * 80} -> {'o' * 500}\nfinal {'é' * 300}")

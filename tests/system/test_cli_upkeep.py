@@ -144,6 +144,8 @@ def test_settings_are_shown_with_where_they_come_from(here: Shell) -> None:
     assert "max_runs_per_tree" in document["notices"][0]
     plain = place.run("config")
     assert "max_depth\t1\t" in plain.out
+    assert "mask_env\tA\t" in plain.out
+    assert "trusted_dirs\tnothing\t" in plain.out
     assert "max_runs_per_tree" in plain.err
     (here.cwd / ".orchestrator.toml").write_text("max_dept = 1")
     for words in (["config"], ["run", "x"]):
