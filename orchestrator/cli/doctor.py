@@ -72,7 +72,7 @@ def _settings(reach: Reach) -> Iterator[Finding]:
         return
     yield Finding("settings", "ok", f"{reach.home.path / config.USER_FILE}")
     for notice in effective.notices:
-        yield Finding("settings", "note", notice, "only the file in your home can widen a cap")
+        yield Finding("settings", "note", notice, f"what you want goes into {effective.file}")
 
 
 def _home(reach: Reach) -> Iterator[Finding]:
