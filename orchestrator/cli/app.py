@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,7 +45,28 @@ def reach_of(cwd: Path | None) -> Reach:
     """What the commands need, for a directory; default: this one."""
     from orchestrator.cli.reach import Reach
 
-    return Reach((cwd or Path.cwd()).resolve())
+    return Reach(place_of(cwd))
+
+
+def place_of(cwd: Path | None) -> Path:
+    """The directory to work for; default: this one.
+
+    Raises:
+        InvalidArgument: this one is gone.
+    """
+    from orchestrator.errors import InvalidArgument
+
+    try:
+        return (cwd or Path.cwd()).resolve()
+    except OSError as error:
+        raise InvalidArgument("the directory that you are in is gone; go to another one") from error
+
+
+def seconds(given: float | None) -> float | None:
+    """A time span that somebody gave: for typer, as a callback."""
+    if given is not None and not (math.isfinite(given) and given >= 0):
+        raise typer.BadParameter("it takes a number of seconds from 0 on")
+    return given
 
 
 def _runs(_ctx: typer.Context, incomplete: str) -> list[str]:
@@ -148,11 +169,16 @@ def ls(
     """Lists runs at or below this directory, newest first."""
     from orchestrator.cli import listing
 
-    where = (cwd or Path.cwd()).resolve()
     given = {"status": status, "backend": backend, "role": role, "session_id": session}
     filters = {key: value for key, value in given.items() if value is not None}
-    show = partial(listing.watch if watch else partial(listing.ls, as_json=as_json, tree=tree), where, filters)
-    end(partial(show, limit=limit, everywhere=everywhere), as_json=as_json)
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for a person; a program follows a run by `events -f --json`")
+
+    def body() -> int:
+        wanted = listing.Wanted(place_of(cwd), filters, limit, everywhere=everywhere, tree=tree)
+        return listing.watch(wanted) if watch else listing.ls(wanted, as_json=as_json)
+
+    end(body, as_json=as_json)
 
 
 @app.command(epilog="orchestrator show RUN     orchestrator show RUN --json")
@@ -188,7 +214,9 @@ async def events(
 async def wait(
     runs: Runs,
     until_all: Annotated[bool, typer.Option("--all/--any", help="Each of them, or one.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds; exit code 124 when they are over.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds; exit code 124 when they are over.", callback=seconds)
+    ] = None,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> int:

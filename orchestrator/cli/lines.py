@@ -27,7 +27,7 @@ _FIRST_LINES = 12
 
 def lines_of(event: JsonObject) -> list[Text]:
     """What a person sees of an event; nothing of those that only move the state."""
-    teller = _TELLERS.get(event["type"])
+    teller = TELLERS.get(event["type"])
     return teller(harmless(event["data"])) if teller else []
 
 
@@ -139,7 +139,7 @@ def _short(arguments: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-_TELLERS = {
+TELLERS = {
     "agent_message": _message,
     "reasoning": _reasoning,
     "message_added": _sent,

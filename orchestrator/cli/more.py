@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import Cwd, Json, Run, Runs, app, profile_names, reach_of
+from orchestrator.cli.app import Cwd, Json, Run, Runs, app, place_of, profile_names, reach_of, seconds
 from orchestrator.cli.output import command, end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
@@ -123,8 +122,7 @@ def clients(
     """Prints the MCP configuration for a client, or installs it."""
     from orchestrator.cli import clients as known
 
-    where = (cwd or Path.cwd()).resolve()
-    end(lambda: known.clients(name, cwd=where, install=install, yes=yes))
+    end(lambda: known.clients(name, cwd=place_of(cwd), install=install, yes=yes))
 
 
 @app.command()
@@ -232,7 +230,7 @@ async def msg_inbox(
 @msg.command("wait", epilog="orchestrator msg wait --timeout 600")
 @command
 async def msg_wait(
-    timeout: Annotated[float, typer.Option(help="Seconds; exit code 124 when they are over.", min=0)] = 3600,
+    timeout: Annotated[float, typer.Option(help="Seconds; exit code 124 when they are over.", callback=seconds)] = 3600,
     after: Annotated[int | None, typer.Option(help="You have those up to this number.", min=0)] = None,
     cwd: Cwd = None,
     as_json: Json = False,

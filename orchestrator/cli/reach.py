@@ -46,7 +46,9 @@ class Files:
         run = (await asyncio.to_thread(reader.state)).run
         if run.terminal or await asyncio.to_thread(is_owned, run_dir):
             return run
-        await command("get_run", {"run_id": run.run_id}, Path.cwd())  # the host recovers what it is asked for
+        await command(
+            "get_run", {"run_id": run.run_id}, run_dir.workspace.cwd
+        )  # the host recovers what it is asked for
         return (await asyncio.to_thread(reader.state)).run
 
 

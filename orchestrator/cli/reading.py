@@ -25,7 +25,8 @@ from orchestrator.cli.output import (
     usage_line,
 )
 from orchestrator.cli.reach import Reach
-from orchestrator.errors import InvalidArgument
+from orchestrator.errors import ArtifactNotFound, InvalidArgument, nearest
+from orchestrator.events import Update
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
 
@@ -148,7 +149,14 @@ def _show_request(out: Console, run_dir: RunDir, pending: JsonObject) -> None:
 async def events(
     reach: Reach, run_dir: RunDir, *, follow: bool, types: list[str] | None, after: int, as_json: bool
 ) -> int:
-    """Prints the run's events; with `follow` until it is over."""
+    """Prints the run's events; with `follow` until it is over.
+
+    Raises:
+        InvalidArgument: there is no such type of event.
+    """
+    for name in types or ():
+        if name not in (known := known_types()):
+            raise InvalidArgument(f"no events are of type {name!r}{nearest(name, known) or ': ' + ', '.join(known)}")
     show_event = _printer(as_json=as_json)
     while True:
         page = await reach.queries.poll_events(
@@ -163,6 +171,13 @@ async def events(
         over = page["status"] in TERMINAL
         if not follow or (over and not page["events"]):
             return exit_code_of(page["status"]) if follow else DONE
+
+
+def known_types() -> list[str]:
+    """The types of events that there are."""
+    from orchestrator.cli.lines import TELLERS
+
+    return sorted(({kind.type for kind in Update.__subclasses__()} | TELLERS.keys()) - {""})
 
 
 def _printer(*, as_json: bool) -> Callable[[JsonObject], None]:
@@ -207,6 +222,8 @@ async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout
 
 async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None, as_json: bool) -> int:
     """Writes a whole field of an event to stdout or a file, binary as it is."""
+    if seq < 1:
+        raise ArtifactNotFound("there is no such event; the first is 1")
     if as_json:
         page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=None)
         print_json(page)

@@ -95,7 +95,9 @@ def test_a_wrong_call_is_refused_in_one_sentence(here: Shell) -> None:
         ["run", "-b", "scripted", "x", "--priority", "9"],
         ["run", "-b", "scripted", "x", "--priority", "high"],
         ["run", "-b", "scripted", "x", "--resume", "nobody"],
+        ["run", "-b", "scripted", "x", "--fork"],
         ["run", "-b", "scripted", "x", "-C", "/nowhere/at/all"],
+        ["ls", "--watch", "--json"],
         ["run", "-b", "scriptd", "x"],
         ["run", "-b", "scripted", ""],
         ["run", "-b", "scripted", "x", "--no-such-option"],
@@ -109,6 +111,7 @@ def test_a_wrong_call_is_refused_in_one_sentence(here: Shell) -> None:
     for words, done in zip(bad, here.all(bad), strict=True):
         assert (done.code, done.out) == (2, ""), (words, done)
         assert done.err.strip(), words
+    assert "--schema takes a JSON object\n" in here.run("run", "-b", "scripted", "x", "--schema", "[1]").err
     assert "did you mean 'scripted'" in here.run("run", "-b", "scriptd", "x").err
 
 
@@ -146,7 +149,9 @@ def test_a_run_is_left_and_waited_for(here: Shell) -> None:
     assert late.code == 124
     assert (late.json["done"], late.json["timed_out"]) == (False, True)
     assert here.run("wait", first, "--timeout", "0").code == 124
-    assert here.run("wait", first, "--timeout", "-1").code == 124
+    for words in (["wait", first], ["msg", "wait"]):
+        for seconds in ("-1", "nan", "inf", "-inf"):
+            assert here.run(*words, "--timeout", seconds).code == 2, (words, seconds)
     with ending(here.ground.start("wait", first, cwd=here.cwd)) as waiting:
         until(lambda: psutil.Process(waiting.pid).num_threads() > 1, "it reads the files")
         assert interrupted(waiting) == 130
@@ -236,6 +241,14 @@ def test_the_options_of_run_reach_the_run(here: Shell) -> None:
     assert conflict.code == 3, conflict
     broken = here.run("run", "-b", "scripted", "--schema", '{"type": "object", "required": ["b"]}', 'json {"a": 1}')
     assert broken.code == 1
+
+
+def test_no_attempt_to_mend_is_an_answer_too(here: Shell) -> None:
+    words = ["--check", "test -e made", "--limits", '{"fix_attempts": 3}', "--fix", "0", "--json", "final x"]
+    run = here.run("run", "-b", "scripted", *words).lines[-1]
+    assert run["error"]["code"] == "checks_failed"
+    spec = json.loads((here.cwd / ".orchestrator" / "runs" / run["run_id"] / "spec.json").read_text())
+    assert "fix_attempts" not in spec.get("limits", {})
 
 
 def test_runs_are_cancelled(here: Shell) -> None:
