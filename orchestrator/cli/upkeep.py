@@ -15,7 +15,7 @@ from orchestrator import config
 from orchestrator.cli.output import DONE, console, one_line, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.config import HOME_VARIABLE
-from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError
+from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError, StoreError
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
@@ -45,6 +45,8 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
     """Finds old runs of this directory's store, and removes them only if told to."""
     if bounds == Bounds(None, None, None):
         bounds = Bounds("30d", None, None)
+    if (root := Workspace(reach.cwd).root).is_symlink():
+        raise StoreError(f"{root} is a link; go to the directory that it leads to, whose runs these are")
     owed = {run.run_id for run in reach.home.owing()}  # somebody is still to be told of their ends
     over = [old for old in _chosen(_finished(Workspace(reach.cwd)), bounds) if old.run_dir.run_id not in owed]
     count = freed = 0
