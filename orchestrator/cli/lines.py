@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from orchestrator.cli.output import harmless
+from orchestrator.cli.output import for_people, harmless
 from orchestrator.model import JsonObject
 
 MARKS = {"pending": "☐", "in_progress": "◐", "completed": "☑"}
@@ -116,7 +116,10 @@ def _completed(data: JsonObject) -> list[Text]:
 
 
 def _failed(data: JsonObject) -> list[Text]:
-    return [Text(f"{data['code']}: {data['message']}", style="bold red"), Text(f"  {data['next_step']}", style="dim")]
+    return [
+        Text(f"{data['code']}: {data['message']}", style="bold red"),
+        Text(f"  {for_people(data['next_step'])}", style="dim"),
+    ]
 
 
 def _some(text: str) -> list[Text]:

@@ -21,6 +21,7 @@ from orchestrator.cli.output import (
     console,
     duration,
     exit_code_of,
+    for_people,
     harmless,
     is_interactive,
     one_line,
@@ -208,7 +209,7 @@ class Watcher:
             say("somebody else has answered already")
         except OrchestratorError as error:
             self._answered.discard(request["request_id"])
-            say(error.sentence)
+            say(for_people(error.sentence))
 
     def _show_request(self, out: Console, asked: Asked) -> None:
         run_id, request = self._run_dir.run_id, asked.request

@@ -18,6 +18,7 @@ from orchestrator.cli.output import (
     console,
     exit_code_of,
     files_of,
+    for_people,
     harmless,
     one_line,
     print_json,
@@ -80,7 +81,7 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         _show_request(out, run_dir, request)
     if error := run.get("error"):
         out.print(Text(f"\n{error['code']}: {error['message']}", style="red"))
-        out.print(Text(error["next_step"], style="dim"))
+        out.print(Text(for_people(error["next_step"]), style="dim"))
     if result := run.get("result"):
         _show_result(out, run, result)
     return DONE

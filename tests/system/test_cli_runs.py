@@ -136,6 +136,11 @@ def test_what_is_not_there_is_not_found(here: Shell) -> None:
     for words, done in zip(commands, told, strict=True):
         assert done.code == 4, (words, done)
     assert "no agent 'nobody'" in told[0].err
+    assert "see `orchestrator ls`" in told[0].err
+    assert "call list_runs" in told[1].json["error"]["message"]
+    assert "see `orchestrator ls`" in here.run("show", "../x").err
+    failed = here.ok("show", here.over("fail no luck"))
+    assert ("`orchestrator" in failed, "continue_run" in failed) == (True, False), failed
     assert [done.json["error"]["code"] for done in told[1::2]] == ["run_not_found"] * 4
 
 
