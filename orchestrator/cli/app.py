@@ -69,10 +69,29 @@ def seconds(given: float | None) -> float | None:
     return given
 
 
-def _runs(_ctx: typer.Context, incomplete: str) -> list[str]:
+def run_names(_ctx: typer.Context, incomplete: str) -> list[str]:
+    """What completes a run."""
     from orchestrator.cli.complete import names
 
     return names(incomplete)
+
+
+def _backends(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import backends
+
+    return backends(incomplete)
+
+
+def _permissions(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.model import PERMISSIONS
+
+    return [name for name in PERMISSIONS if name.startswith(incomplete)]
+
+
+def _answers(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.model import ON_APPROVAL_ORDER
+
+    return [name for name in ON_APPROVAL_ORDER if name.startswith(incomplete)]
 
 
 def profile_names(_ctx: typer.Context, incomplete: str) -> list[str]:
@@ -84,8 +103,10 @@ def profile_names(_ctx: typer.Context, incomplete: str) -> list[str]:
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document a line, in the shapes of the MCP tools.")]
 Cwd = Annotated[Path | None, typer.Option("--cwd", "-C", help="The directory to work for; default: this one.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or an agent's name.", autocompletion=_runs)]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or agents' names.", autocompletion=_runs)]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or an agent's name.", autocompletion=run_names)]
+Runs = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run ids or agents' names.", autocompletion=run_names)
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -109,13 +130,16 @@ def _root(
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(Plain())
         logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+        logging.getLogger("asyncio").setLevel(logging.INFO)  # what it says is about itself
 
 
 @app.command(epilog="orchestrator run -b remote_a2a --agent-url http://127.0.0.1:9000 'fix the tests'")
 @command
 async def run(
     prompt: Annotated[str | None, typer.Argument(help="The task; - reads it from stdin.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="The kind of agent.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="The kind of agent.", autocompletion=_backends)
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the task from a file.")] = None,
     model: Annotated[str | None, typer.Option(help="The agent's model; short for --backend-config.")] = None,
     agent_url: Annotated[str | None, typer.Option(help="Of a remote A2A agent; short for --backend-config.")] = None,
@@ -124,10 +148,15 @@ async def run(
     ] = None,
     role: Annotated[str | None, typer.Option(help="A label.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A wished agent name.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on in the session of this run, agent or session.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on in the session of this run, agent or session.", autocompletion=run_names),
+    ] = None,
     fork: Annotated[bool, typer.Option("--fork", help="With --resume: in a copy of the session.")] = False,
-    permission: Annotated[str | None, typer.Option(help="read_only, workspace_write or full_access.")] = None,
-    on_approval: Annotated[str | None, typer.Option(help="ask, deny or allow.")] = None,
+    permission: Annotated[
+        str | None, typer.Option(help="read_only, workspace_write or full_access.", autocompletion=_permissions)
+    ] = None,
+    on_approval: Annotated[str | None, typer.Option(help="ask, deny or allow.", autocompletion=_answers)] = None,
     schema: Annotated[str | None, typer.Option(help="JSON Schema of the answer, as JSON or a file.")] = None,
     worktree: Annotated[bool, typer.Option("--worktree", "-w", help="Work in a git worktree of its own.")] = False,
     workspace: Annotated[str | None, typer.Option(help='As {"mode": "clone", "base": "main"}.')] = None,
@@ -156,10 +185,12 @@ async def run(
 @app.command(epilog="orchestrator ls --status input_required --all")
 def ls(
     status: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b")] = None,
-    role: Annotated[str | None, typer.Option()] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Only runs of this kind of agent.", autocompletion=_backends)
+    ] = None,
+    role: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
     session: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1)] = 20,
     everywhere: Annotated[bool, typer.Option("--all", "-a", help="Of all directories.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Runs below those that spawned them.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
@@ -268,7 +299,7 @@ async def say(
 @command
 async def cancel(
     runs: Runs,
-    reason: Annotated[str | None, typer.Option()] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; the runs keep it.")] = None,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> int:

@@ -7,6 +7,9 @@ from pathlib import Path
 from orchestrator.errors import OrchestratorError
 from orchestrator.store.layout import Home, Workspace
 
+KINDS = ("claude_code", "codex", "remote_a2a", "scripted")
+"""The backends, of which this side of the program knows nothing else."""
+
 
 def names(incomplete: str) -> list[str]:
     """Agents' names, and the newest runs."""
@@ -19,6 +22,11 @@ def _here() -> list[str]:
     except OSError:  # it is gone
         return []
     return [*workspace.agent_names(), *workspace.run_ids()[:50]]
+
+
+def backends(incomplete: str) -> list[str]:
+    """The kinds of agents."""
+    return [name for name in KINDS if name.startswith(incomplete)]
 
 
 def profiles(incomplete: str) -> list[str]:

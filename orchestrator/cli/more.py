@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import Cwd, Json, Run, Runs, app, place_of, profile_names, reach_of, seconds
+from orchestrator.cli.app import Cwd, Json, Run, Runs, app, place_of, profile_names, reach_of, run_names, seconds
 from orchestrator.cli.output import command, end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
@@ -205,7 +205,7 @@ async def msg_list(cwd: Cwd = None, as_json: Json = False) -> int:
 @msg.command("send", epilog="orchestrator msg send calm-otter 'leave the tests to me' --deliver now")
 @command
 async def msg_send(
-    to: Annotated[str, typer.Argument(help="An agent's name, a run id, or caller.")],
+    to: Annotated[str, typer.Argument(help="An agent's name, a run id, or caller.", autocompletion=run_names)],
     text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
     reply_to: Annotated[str | None, typer.Option(help="The id of the message that this answers.")] = None,
     deliver: Annotated[str | None, typer.Option(help="queue, now (into its work) or wake (a turn of its own).")] = None,

@@ -241,6 +241,7 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
         target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if output else os.dup(1)
     except OSError as error:
         raise InvalidArgument(f"cannot write {output}: {error.strerror}") from error
+    progress = sys.stderr.isatty() and (output is not None or (not sys.stdout.isatty() and page["has_more"]))
     with os.fdopen(target, "wb") as file:
         while offset is not None:
             if offset:
@@ -250,9 +251,9 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
             content = harmless(page["content"]) if shown else page["content"]
             file.write(base64.b64decode(content) if page["encoding"] == "base64" else content.encode())
             offset = page.get("next_offset")
-            if output and sys.stderr.isatty():
+            if progress:
                 done = page["offset"] + page["returned_bytes"]
                 sys.stderr.write(f"\r{done:,} of {page['total_bytes']:,} bytes")
-    if output and sys.stderr.isatty():
+    if progress:
         sys.stderr.write("\n")
     return DONE

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.complete import names
+from backends import BACKENDS, SCRIPTED
+from orchestrator.cli.complete import KINDS, names
 from tests.system.hosts import ending, until
 from tests.system.shell import Shell, shell
 
@@ -224,6 +225,10 @@ def test_an_artifact_comes_whole_to_stdout_or_a_file(here: Shell) -> None:
     with here.terminal("artifact", run_id, str(binary), pointer, "-o", "x.bin") as terminal:
         assert terminal.ended() == 0
         assert "716,800 of 716,800 bytes" in terminal.text
+    line = f"{sys.executable} -m orchestrator artifact {run_id} {binary} {pointer} | wc -c"
+    with here.terminal("-c", line, program=["sh"]) as terminal:
+        assert terminal.ended() == 0
+        assert "716,800 of 716,800 bytes" in terminal.text
     kept = here.cwd / "kept.txt"
     kept.write_text("mine")
     for words in (["99", "/x"], ["0", "/x"], [str(binary), "/nowhere"]):
@@ -330,4 +335,17 @@ def test_names_and_ids_are_completed(here: Shell, monkeypatch: pytest.MonkeyPatc
     assert (names("ni"), names("run_"), names("x")) == (["nina"], [run_id], [])
     asked = here.having(_ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS="orchestrator show ni", COMP_CWORD="2")
     assert asked.ok() == "nina\n"
+    assert set(KINDS) == {*BACKENDS, *SCRIPTED}
+    for words, expected in {
+        "run --resume ni": {"nina"},
+        "msg send ni": {"nina"},
+        "run --backend c": {"claude_code", "codex"},
+        "run --permission r": {"read_only"},
+        "run --on-approval a": {"ask", "allow"},
+    }.items():
+        count = str(len(words.split()))
+        asked = here.having(
+            _ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS=f"orchestrator {words}", COMP_CWORD=count
+        )
+        assert set(asked.ok().split()) == expected, words
     assert "_ORCHESTRATOR_COMPLETE" in here.having(SHELL="/bin/bash").ok("--show-completion", "bash")

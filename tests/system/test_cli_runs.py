@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Generator
@@ -256,6 +257,17 @@ def test_no_attempt_to_mend_is_an_answer_too(here: Shell) -> None:
     assert "fix_attempts" not in spec.get("limits", {})
 
 
+def test_what_happens_inside_is_said_when_wanted(here: Shell) -> None:
+    here.over("final x")
+    done = here.run("--verbose", "run", "-b", "scripted", "--detach", "final x")
+    pid = here.json("host", "status")["pid"]
+    assert f"the host is process {pid} at " in done.err
+    assert re.search(r"spawn_run: \d+ ms to connect, \d+ ms until the answer", done.err), done.err
+    assert "just started" not in done.err
+    here.ok("host", "stop", "--cancel")
+    assert ", just started" in here.run("--verbose", "run", "-b", "scripted", "--detach", "final x").err
+
+
 def test_runs_are_cancelled(here: Shell) -> None:
     long, asks, over = here.detached("sleep 60"), here.waiting("ask Which?"), here.over("final x")
     done = here.run("cancel", long, asks, over, "--reason", "enough")
@@ -310,15 +322,16 @@ def test_without_a_host_commands_say_so(here: Shell, tmp_path: Path) -> None:
 
 
 def test_the_help_has_examples_and_loads_nothing(here: Shell) -> None:
-    names = "run ls show events wait answer say cancel artifact gc doctor config clients".split()
+    names = "run ls show events wait answer say cancel artifact gc doctor config clients mcp".split()
+    names += ["host start", "host status", "host stop", "host logs", "msg whoami", "msg list"]
     for columns, some in (("80", names[::2]), ("40", names[1::2])):
         place = here.having(COLUMNS=columns)
-        for name, done in zip(some, place.all([[name, "--help"] for name in some]), strict=True):
+        for name, done in zip(some, place.all([[*name.split(), "--help"] for name in some]), strict=True):
             assert done.code == 0
             assert max(len(line) for line in done.out.splitlines()) <= int(columns), (name, done.out)
             assert f"orchestrator {name}" in done.out.partition("Options:")[2].replace("\n", " "), name
     top = here.run("--help")
-    assert all(f"  {name} " in top.out for name in [*names, "host", "mcp"])
+    assert all(f"  {name} " in top.out for name in [*(name for name in names if " " not in name), "host"])
     assert here.run().code in (0, 2)
     assert here.run("host").code in (0, 2)
     assert here.ok("--version").startswith("orchestrator ")
