@@ -11,7 +11,7 @@ from rich.text import Text
 from orchestrator.cli.lines import DIFF_STYLES, cut_line
 from orchestrator.cli.output import one_line
 from orchestrator.errors import OrchestratorError
-from orchestrator.model import JsonObject, as_object
+from orchestrator.model import JsonObject, as_array, as_object
 from orchestrator.store.artifacts import whole_data
 from orchestrator.store.layout import RunDir
 from orchestrator.store.reader import RunReader
@@ -43,10 +43,16 @@ def whole_of(run_dir: RunDir, request: JsonObject) -> Asked:
         told = as_object(event.data.get("request")) if event else None
         if event and told and sum(ref["total_bytes"] for ref in refs.values()) <= _MOST_BYTES:
             whole = as_object(whole_data(run_dir, event).get("request")) or told
-            return Asked({**whole, "seq": request["seq"]}, str(told.get("text", "")), [])
+            return Asked({**request, **whole, "seq": request["seq"]}, str(told.get("text", "")), [])
         if event and told:
-            return Asked({**told, "seq": request["seq"]}, str(told.get("text", "")), sorted(refs))
-    except (OrchestratorError, OSError, KeyError, TypeError):  # damaged: what the list has is all there is
+            return Asked({**request, **told, "seq": request["seq"]}, str(told.get("text", "")), sorted(refs))
+    except (
+        OrchestratorError,
+        OSError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # damaged: what the list has is all there is
         pass
     return Asked(request, request["text"], [f"/request{pointer}" for pointer in request.get("clipped") or ()])
 
@@ -86,8 +92,9 @@ def _parts(detail: JsonObject) -> Iterator[_Part]:
         elif name == "tool":
             server = f"{detail['server']}." if detail.get("server") else ""
             yield _Part(name, f"{server}{value}", "  ⚙ ", "cyan")
-        elif name == "changes":
-            for number, change in enumerate(value or ()):
+        elif name == "changes" and (changes := as_array(value)):
+            for number, item in enumerate(changes):
+                change = as_object(item) or {"path": _in_words(item)}  # remote agents may say anything
                 yield _Part(f"changes/{number}", str(change.get("path")), "  ~ ", "green")
                 yield _Part(f"changes/{number}/diff", str(change.get("diff") or ""), "  ", "diff")
         elif name == "arguments" and (arguments := as_object(value)):
