@@ -5,10 +5,14 @@
     ORCHESTRATOR_*                     the environment of a client: overrides, but for caps, which it may only narrow
 
 The environment counts as little as a project's file for caps, because an agent sets the environment of what it starts.
+Some settings are those of a host, which serves all directories and clients: they come from the user's file and from the
+environment that the host itself was started with.
 """
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -17,10 +21,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from orchestrator.errors import InvalidArgument, nearest
+from orchestrator.files import read_file
 from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, OnApproval, Permission
 
 PROJECT_FILE = ".orchestrator.toml"
 USER_FILE = "config.toml"
+MOST_BYTES = 2**20
+"""Of a file."""
 ENV_PREFIX = "ORCHESTRATOR_"
 HOME_VARIABLE, RUN_PREFIX = "ORCHESTRATOR_HOME", "ORCHESTRATOR_RUN_"
 """Variables that are no settings."""
@@ -28,10 +35,24 @@ HOME_VARIABLE, RUN_PREFIX = "ORCHESTRATOR_HOME", "ORCHESTRATOR_RUN_"
 Narrowing = Literal["free", "min", "union", "user"]
 
 
-def setting(default: Any, doc: str, narrowing: Narrowing = "free", choices: tuple[str, ...] = ()) -> Any:
-    """A setting. `narrowing` is what sources other than the user's file may do to it: `free` anything, `min` lower
-    it (of choices: an earlier one), `union` add to it, `user` nothing."""
-    meta = {"doc": doc, "narrowing": narrowing, "choices": choices}
+def setting(
+    default: Any,
+    doc: str,
+    narrowing: Narrowing = "free",
+    choices: tuple[str, ...] = (),
+    *,
+    least: int = 0,
+    of_host: bool = False,
+) -> Any:
+    """A setting.
+
+    Args:
+        narrowing: what sources other than the user's file may do to it: `free` anything, `min` lower it (of choices: an
+            earlier one), `union` add to it, `user` nothing.
+        least: the least number that it takes.
+        of_host: no source but the user's file and the environment of the host itself counts.
+    """
+    meta = {"doc": doc, "narrowing": narrowing, "choices": choices, "least": least, "of_host": of_host}
     if isinstance(default, tuple):
         return field(default_factory=tuple, metadata=meta)
     return field(default=default, metadata=meta)
@@ -41,10 +62,16 @@ def setting(default: Any, doc: str, narrowing: Narrowing = "free", choices: tupl
 class Settings:
     """The settings in force for one client. In files a `_local` or `_remote` ending may be written as a table."""
 
-    max_concurrent_runs_local: int = setting(8, "local agents that work at the same time; more are queued", "min")
-    max_concurrent_runs_remote: int = setting(64, "remote runs that work at the same time", "min")
+    max_concurrent_runs_local: int = setting(
+        8, "local agents that work at the same time; more are queued", "min", least=1, of_host=True
+    )
+    max_concurrent_runs_remote: int = setting(
+        64, "remote runs that work at the same time", "min", least=1, of_host=True
+    )
     max_depth: int = setting(3, "how deep runs may spawn runs: 0 is none, 1 children, 2 grandchildren", "min")
-    max_runs_per_tree: int = setting(50, "runs below one that a client spawned, with itself, over its life", "min")
+    max_runs_per_tree: int = setting(
+        50, "runs below one that a client spawned, with itself, over its life", "min", least=1
+    )
     max_permission: Permission = setting("full_access", "the most that any run may be permitted", "min", PERMISSIONS)
     max_on_approval: OnApproval = setting(
         "allow", "the most that on_approval may be; deny is less than ask", "min", ON_APPROVAL_ORDER
@@ -57,13 +84,17 @@ class Settings:
     codex_cli: str = setting("", "the Codex to run; otherwise that of the extra, or on PATH", "user")
     backend: str = setting("", "what `orchestrator run` uses without --backend")
     rate_limit_wait_s: float = setting(
-        60.0, "seconds that a backend begins no run after a rate limit of unknown length; doubled each time, to 900"
+        60.0,
+        "seconds that a backend begins no run after a rate limit of unknown length; doubled each time, to 900",
+        of_host=True,
     )
     on_finish_webhook: str = setting("", "a URL that is told of the end of each run that no agent spawned", "user")
     on_finish_command: tuple[str, ...] = setting((), "a program, with its arguments, that is told likewise", "user")
-    delivery_retry_s: float = setting(5.0, "seconds before somebody is told again who could not be; later ones grow")
-    host_idle_s: float = setting(600.0, "seconds that a host stays without clients and live runs")
-    log_level: str = setting("info", "what the host logs", "free", ("debug", "info", "warning", "error"))
+    delivery_retry_s: float = setting(
+        5.0, "seconds before somebody is told again who could not be; later ones grow", of_host=True
+    )
+    host_idle_s: float = setting(600.0, "seconds that a host stays without clients and live runs", of_host=True)
+    log_level: str = setting("info", "what the host logs", "free", ("debug", "info", "warning", "error"), of_host=True)
 
     def trusts(self, folder: Path) -> bool:
         """Whether the user listed the folder, or one above it."""
@@ -82,6 +113,8 @@ class Effective(NamedTuple):
 
     settings: Settings
     origins: Mapping[str, Origin]
+    file: Path
+    """The user's own."""
 
     @property
     def notices(self) -> list[str]:
@@ -95,27 +128,35 @@ FIELDS = {f.name: f for f in fields(Settings)}
 def load(home: Path, cwd: Path | None, env: Mapping[str, str]) -> Effective:
     """The settings for a client at `cwd` with that environment. Looks at the disk.
 
+    Args:
+        cwd: None for the process itself, a host: its environment counts for what is the host's.
+
     Raises:
         InvalidArgument: a file or a variable has an unknown key or a wrong value; the message names it.
     """
-    effective = Effective(Settings(), dict.fromkeys(FIELDS, Origin("default")))
     user = home / USER_FILE
-    effective = _applied(effective, _file(user), str(user), own=True)
+    effective = Effective(Settings(), dict.fromkeys(FIELDS, Origin("default")), user)
+    effective = _applied(effective, _file(Path(os.path.realpath(user))), str(user), own=True)
     if cwd is not None:
-        project = cwd / PROJECT_FILE
-        effective = _applied(effective, _file(project), str(project))
+        project, why = cwd / PROJECT_FILE, f"it is the host's, which serves all directories; set it in {user}"
+        effective = _applied(effective, _file(project), str(project), why_not_host=why)
+    why = "" if cwd is None else "it counts only for a host that is started with it"
     for name, value in sorted(env.items()):
         if name.startswith(ENV_PREFIX) and name != HOME_VARIABLE and not name.startswith(RUN_PREFIX):
-            effective = _applied(effective, {name.removeprefix(ENV_PREFIX).lower(): value}, name)
+            given = {name.removeprefix(ENV_PREFIX).lower(): value}
+            effective = _applied(effective, given, name, why_not_host=why)
     return effective
 
 
 def _file(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_file(path, MOST_BYTES).decode())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise InvalidArgument(f"{path} cannot be read as TOML: {why}") from error
+    except ValueError as error:
         raise InvalidArgument(f"{path} cannot be read as TOML: {error}") from error
     flat: dict[str, Any] = {}
     for key, value in document.items():
@@ -126,21 +167,33 @@ def _file(path: Path) -> dict[str, Any]:
     return flat
 
 
-def _applied(effective: Effective, given: Mapping[str, Any], source: str, *, own: bool = False) -> Effective:
+def _applied(
+    effective: Effective, given: Mapping[str, Any], source: str, *, own: bool = False, why_not_host: str = ""
+) -> Effective:
+    """What is given on top of what there is.
+
+    Args:
+        own: the source is the user's file.
+        why_not_host: why the source does not count for what is the host's; empty if it does.
+    """
     settings, origins = effective.settings, dict(effective.origins)
     for key, raw in given.items():
         if key not in FIELDS:
             raise InvalidArgument(f"{source}: no setting {key!r}{nearest(key, FIELDS)}")
         value = _checked(key, raw, source)
         old = getattr(settings, key)
+        why = why_not_host if FIELDS[key].metadata["of_host"] else ""
+        if why:
+            origins[key] = origins[key]._replace(notices=(*origins[key].notices, f"{source}: {key}: {why}"))
+            continue
         allowed = value if own else _NARROWING[FIELDS[key].metadata["narrowing"]](key, old, value)
         if allowed == value or (isinstance(value, tuple) and set(value) <= set(allowed)):  # pyright: ignore[reportUnknownArgumentType]
             origins[key] = Origin(source, origins[key].notices)
         else:
-            notice = f"{source} may not set {key} to {_shown(value)}; it stays {_shown(allowed)}"
+            notice = f"{source} may not set {key} to {shown(value)}; it stays {shown(allowed)}"
             origins[key] = origins[key]._replace(notices=(*origins[key].notices, notice))
         settings = replace(settings, **{key: allowed})
-    return Effective(settings, origins)
+    return effective._replace(settings=settings, origins=origins)
 
 
 def _checked(key: str, raw: Any, source: str) -> Any:
@@ -154,15 +207,18 @@ def _checked(key: str, raw: Any, source: str) -> Any:
                 return tuple(cast(list[str], raw))
             wanted = "a list of strings"
         elif isinstance(default, (int, float)):
-            if not isinstance(raw, bool) and (number := type(default)(raw)) >= 0 and number == float(raw):
-                return number
+            least: int = FIELDS[key].metadata["least"]
             wanted = "a whole number" if isinstance(default, int) else "a number"
+            wanted += f" from {least} on"
+            number = math.nan if isinstance(raw, bool) else type(default)(raw)
+            if number >= least and number == float(raw) and math.isfinite(number):
+                return number
         elif isinstance(raw, str) and (not choices or raw in choices):
             return raw
         else:
             wanted = f"one of {', '.join(choices)}" if choices else "a string"
-    except (TypeError, ValueError):
-        wanted = "a number"
+    except (TypeError, ValueError, OverflowError):
+        pass
     raise InvalidArgument(f"{source}: {key} is {raw!r}; it takes {wanted}")
 
 
@@ -183,7 +239,8 @@ _NARROWING: Mapping[str, Callable[[str, Any, Any], Any]] = {
 }
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in words."""
     return ", ".join(value) or "nothing" if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
@@ -193,6 +250,7 @@ def table() -> str:
     lines = ["| setting | default | what it is | project and environment may |", "|---|---|---|---|"]
     for name, f in FIELDS.items():
         choices = f": {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-        default = _shown(_default(name))
-        lines.append(f"| `{name}` | {default} | {f.metadata['doc']}{choices} | {who[f.metadata['narrowing']]} |")
+        default = shown(_default(name))
+        others = "only you, and a host's own environment" if f.metadata["of_host"] else who[f.metadata["narrowing"]]
+        lines.append(f"| `{name}` | {default} | {f.metadata['doc']}{choices} | {others} |")
     return "\n".join(lines)

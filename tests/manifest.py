@@ -220,6 +220,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "readers that go away.", ("system/cli_reading::*",)),
     Behaviour("cli/terminal", _README, "A person at a terminal of any width watches a run, is asked by it and can "
         "leave it; no agent commands the terminal.", ("system/cli_terminal::*",)),
+    Behaviour("cli/requests", _README, "A person reads all of what is asked before they answer, and can give every "
+        "answer that is offered.", ("system/cli_requests::*", "unit/cli_requests::*")),
     Behaviour("cli/upkeep", _README, "Old runs are removed only when told, never a live one, never outside of the "
         "store; settings and host are shown.", ("system/cli_upkeep::*",)),
     Behaviour("cli/clients", _README, "Other programs' files are changed with care, or not at all.", (

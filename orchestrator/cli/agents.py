@@ -36,10 +36,19 @@ class _Found(NamedTuple):
     Attributes:
         brought: the distribution that brings it, with its version; empty if it is not installed.
         runs: the binary that runs are made with; None if there is none.
+        setting: the setting that names it; empty if none does.
     """
 
     brought: str
     runs: str | None
+    setting: str = ""
+
+
+class _Answer(NamedTuple):
+    """What a binary said, or why it said nothing."""
+
+    text: str
+    ok: bool
 
 
 def local_agents(reach: Reach) -> Iterator[Finding]:
@@ -49,13 +58,13 @@ def local_agents(reach: Reach) -> Iterator[Finding]:
     except OrchestratorError:  # told elsewhere
         settings = config.Settings()
     claude = _found("claude-agent-sdk", _bundled_claude(), settings.claude_cli, "claude")
-    yield _presence("Claude Code", "claude", claude, "claude")
-    if claude.runs:
+    yield (presence := _presence("Claude Code", "claude", claude))
+    if presence.state == "ok":
         yield _claude_login()
         yield _claude_permissions()
     codex = _found("openai-codex-cli-bin", _bundled_codex(), settings.codex_cli, "codex")
-    yield _presence("Codex", "codex", codex, "codex")
-    if codex.runs:
+    yield (presence := _presence("Codex", "codex", codex))
+    if codex.runs and presence.state == "ok":
         yield _codex_login()
         yield _codex_sandbox(codex.runs)
 
@@ -65,17 +74,23 @@ def _found(distribution: str, bundled: str | None, setting: str, command: str) -
         brought = f"{distribution} {version(distribution)}"
     except PackageNotFoundError:
         brought = ""
-    return _Found(brought, os.path.expanduser(setting) or bundled or shutil.which(command))  # noqa: PTH111
+    if setting:
+        return _Found(brought, os.path.expanduser(setting), f"{command}_cli")  # noqa: PTH111
+    return _Found(brought, bundled or shutil.which(command))
 
 
-def _presence(what: str, extra: str, found: _Found, command: str) -> Finding:
+def _presence(what: str, command: str, found: _Found) -> Finding:
+    fix = f"pip install 'orchestrator-mcp[{command}]'"
     if found.runs is None:
-        fix = f"pip install 'orchestrator-mcp[{extra}]'"
         return Finding(what, "note", "not found; its backend cannot be used", fix)
-    words = [found.brought, f"{_said(found.runs, '--version')} at {found.runs}"]
+    answer = _version(found.runs)
+    if not answer.ok:
+        fix = f"mend the setting {found.setting}" if found.setting else fix
+        return Finding(what, "fault", f"{found.runs} {answer.text}", fix)
+    words = [found.brought, f"{answer.text} at {found.runs}"]
     other = shutil.which(command)
     if other and other != found.runs:
-        words.append(f"{_said(other, '--version')} at {other} is not used")
+        words.append(f"{_version(other).text} at {other} is not used")
     return Finding(what, "ok", ", ".join(word for word in words if word))
 
 
@@ -93,12 +108,16 @@ def _bundled_codex() -> str | None:
     return str(bundled_codex_path())
 
 
-def _said(path: str, *arguments: str) -> str:
+def _version(path: str) -> _Answer:
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=ANSWER_S, check=False)
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=ANSWER_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"does not run ({error})"
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else f"exit code {done.returncode}"
+        return _Answer(f"does not run ({error})", ok=False)
+    if done.returncode or not done.stdout.strip():
+        return _Answer(f"says no version (exit code {done.returncode})", ok=False)
+    return _Answer(done.stdout.strip().splitlines()[0], ok=True)
 
 
 def _claude_login() -> Finding:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,13 +45,53 @@ def reach_of(cwd: Path | None) -> Reach:
     """What the commands need, for a directory; default: this one."""
     from orchestrator.cli.reach import Reach
 
-    return Reach((cwd or Path.cwd()).resolve())
+    return Reach(place_of(cwd))
 
 
-def _runs(_ctx: typer.Context, incomplete: str) -> list[str]:
+def place_of(cwd: Path | None) -> Path:
+    """The directory to work for; default: this one.
+
+    Raises:
+        InvalidArgument: this one is gone.
+    """
+    from orchestrator.errors import InvalidArgument
+
+    try:
+        return (cwd or Path.cwd()).resolve()
+    except OSError as error:
+        raise InvalidArgument("the directory that you are in is gone; go to another one") from error
+
+
+def seconds(given: float | None) -> float | None:
+    """A time span that somebody gave: for typer, as a callback."""
+    if given is not None and not (math.isfinite(given) and given >= 0):
+        raise typer.BadParameter("it takes a number of seconds from 0 on")
+    return given
+
+
+def run_names(_ctx: typer.Context, incomplete: str) -> list[str]:
+    """What completes a run."""
     from orchestrator.cli.complete import names
 
     return names(incomplete)
+
+
+def _backends(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import backends
+
+    return backends(incomplete)
+
+
+def _permissions(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.model import PERMISSIONS
+
+    return [name for name in PERMISSIONS if name.startswith(incomplete)]
+
+
+def _answers(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.model import ON_APPROVAL_ORDER
+
+    return [name for name in ON_APPROVAL_ORDER if name.startswith(incomplete)]
 
 
 def profile_names(_ctx: typer.Context, incomplete: str) -> list[str]:
@@ -63,8 +103,10 @@ def profile_names(_ctx: typer.Context, incomplete: str) -> list[str]:
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document a line, in the shapes of the MCP tools.")]
 Cwd = Annotated[Path | None, typer.Option("--cwd", "-C", help="The directory to work for; default: this one.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or an agent's name.", autocompletion=_runs)]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids or agents' names.", autocompletion=_runs)]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or an agent's name.", autocompletion=run_names)]
+Runs = Annotated[
+    list[str], typer.Argument(metavar="RUN...", help="Run ids or agents' names.", autocompletion=run_names)
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -88,13 +130,16 @@ def _root(
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(Plain())
         logging.basicConfig(level=logging.DEBUG, handlers=[handler])
+        logging.getLogger("asyncio").setLevel(logging.INFO)  # what it says is about itself
 
 
 @app.command(epilog="orchestrator run -b remote_a2a --agent-url http://127.0.0.1:9000 'fix the tests'")
 @command
 async def run(
     prompt: Annotated[str | None, typer.Argument(help="The task; - reads it from stdin.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="The kind of agent.")] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="The kind of agent.", autocompletion=_backends)
+    ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the task from a file.")] = None,
     model: Annotated[str | None, typer.Option(help="The agent's model; short for --backend-config.")] = None,
     agent_url: Annotated[str | None, typer.Option(help="Of a remote A2A agent; short for --backend-config.")] = None,
@@ -103,10 +148,15 @@ async def run(
     ] = None,
     role: Annotated[str | None, typer.Option(help="A label.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="A wished agent name.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on in the session of this run, agent or session.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on in the session of this run, agent or session.", autocompletion=run_names),
+    ] = None,
     fork: Annotated[bool, typer.Option("--fork", help="With --resume: in a copy of the session.")] = False,
-    permission: Annotated[str | None, typer.Option(help="read_only, workspace_write or full_access.")] = None,
-    on_approval: Annotated[str | None, typer.Option(help="ask, deny or allow.")] = None,
+    permission: Annotated[
+        str | None, typer.Option(help="read_only, workspace_write or full_access.", autocompletion=_permissions)
+    ] = None,
+    on_approval: Annotated[str | None, typer.Option(help="ask, deny or allow.", autocompletion=_answers)] = None,
     schema: Annotated[str | None, typer.Option(help="JSON Schema of the answer, as JSON or a file.")] = None,
     worktree: Annotated[bool, typer.Option("--worktree", "-w", help="Work in a git worktree of its own.")] = False,
     workspace: Annotated[str | None, typer.Option(help='As {"mode": "clone", "base": "main"}.')] = None,
@@ -135,10 +185,12 @@ async def run(
 @app.command(epilog="orchestrator ls --status input_required --all")
 def ls(
     status: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b")] = None,
-    role: Annotated[str | None, typer.Option()] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Only runs of this kind of agent.", autocompletion=_backends)
+    ] = None,
+    role: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
     session: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1)] = 20,
     everywhere: Annotated[bool, typer.Option("--all", "-a", help="Of all directories.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Runs below those that spawned them.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,
@@ -148,11 +200,16 @@ def ls(
     """Lists runs at or below this directory, newest first."""
     from orchestrator.cli import listing
 
-    where = (cwd or Path.cwd()).resolve()
     given = {"status": status, "backend": backend, "role": role, "session_id": session}
     filters = {key: value for key, value in given.items() if value is not None}
-    show = partial(listing.watch if watch else partial(listing.ls, as_json=as_json, tree=tree), where, filters)
-    end(partial(show, limit=limit, everywhere=everywhere), as_json=as_json)
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for a person; a program follows a run by `events -f --json`")
+
+    def body() -> int:
+        wanted = listing.Wanted(place_of(cwd), filters, limit, everywhere=everywhere, tree=tree)
+        return listing.watch(wanted) if watch else listing.ls(wanted, as_json=as_json)
+
+    end(body, as_json=as_json)
 
 
 @app.command(epilog="orchestrator show RUN     orchestrator show RUN --json")
@@ -188,7 +245,9 @@ async def events(
 async def wait(
     runs: Runs,
     until_all: Annotated[bool, typer.Option("--all/--any", help="Each of them, or one.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="Seconds; exit code 124 when they are over.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds; exit code 124 when they are over.", callback=seconds)
+    ] = None,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> int:
@@ -240,7 +299,7 @@ async def say(
 @command
 async def cancel(
     runs: Runs,
-    reason: Annotated[str | None, typer.Option()] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; the runs keep it.")] = None,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> int:

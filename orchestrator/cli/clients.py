@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import shutil
 import sys
@@ -13,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator.cli.output import DONE, FAILED, say
+from orchestrator.cli.output import DONE, FAILED, harmless, print_json, say
 from orchestrator.errors import InvalidArgument, nearest
-from orchestrator.model import as_object
+from orchestrator.model import JsonObject, as_object, compact
 
 
 class Client(NamedTuple):
@@ -32,12 +33,9 @@ def _json_entry(key: str, **more: str) -> Callable[[str, str], str]:
         servers = None if document is None else as_object(document.setdefault(key, {}))
         if servers is None:
             raise ValueError(f"it is no JSON object with an object {key!r}")
-        servers["orchestrator"] = {
-            **(as_object(servers.get("orchestrator")) or {}),
-            **more,
-            "command": command,
-            "args": ["mcp"],
-        }
+        mine, ours = as_object(servers.get("orchestrator")) or {}, {**more, "command": command, "args": ["mcp"]}
+        missing = {name: value for name, value in ours.items() if name not in mine}
+        servers["orchestrator"] = {**mine, **missing, "command": command}  # what else is there is its user's
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     return merge
@@ -57,42 +55,69 @@ _TABLE = re.compile(
 """Our table to its last setting: comments behind that belong to the next one."""
 
 
+_COMMAND = re.compile(r"""^(\s*command\s*=\s*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.M)
+
+
 def _codex_entry(text: str, command: str) -> str:
     entry = _CODEX.format(command=json.dumps(command))
-    if _TABLE.search(text):
-        merged = _TABLE.sub(lambda _: entry.rstrip(), text).rstrip() + "\n"
+    document = tomllib.loads(text)
+    ours, servers = tomllib.loads(entry)["mcp_servers"]["orchestrator"], as_object(document.get("mcp_servers", {}))
+    if servers is None:
+        raise ValueError("its mcp_servers is no table")
+    mine = as_object(servers.get("orchestrator")) or {}
+    if table := _TABLE.search(text):
+        missing = [line for line in entry.splitlines()[1:] if line.partition(" ")[0] not in mine]
+        kept = _COMMAND.sub(lambda found: found[1] + json.dumps(command), table[0], count=1)
+        merged = text[: table.start()] + "\n".join([kept, *missing]) + text[table.end() :].rstrip() + "\n"
     else:
         merged = f"{text.rstrip()}\n\n{entry}".lstrip()
-    tomllib.loads(merged)  # what would not be TOML is not written
+    after = tomllib.loads(merged)  # what would not be TOML, or would change anything else, is not written
+    servers = {**servers, "orchestrator": {**ours, **mine, "command": command}}
+    if after != {**document, "mcp_servers": servers}:
+        raise ValueError("its table mcp_servers.orchestrator is written in an unusual way; change it by hand")
     return merged
 
 
 def known(cwd: Path) -> dict[str, Client]:
     """The clients that we know, with the files of this user and this directory."""
     home = Path.home()
+    codex = Path(os.environ.get("CODEX_HOME") or home / ".codex")
+    claude = Path(os.environ.get("CLAUDE_CONFIG_DIR") or home)
     return {
         "claude": Client("Claude Code, this project", cwd / ".mcp.json", _json_entry("mcpServers")),
-        "claude-user": Client("Claude Code, all projects", home / ".claude.json", _json_entry("mcpServers")),
-        "codex": Client("Codex", home / ".codex" / "config.toml", _codex_entry),
+        "claude-user": Client("Claude Code, all projects", claude / ".claude.json", _json_entry("mcpServers")),
+        "codex": Client("Codex", codex / "config.toml", _codex_entry),
         "gemini": Client("Gemini CLI", home / ".gemini" / "settings.json", _json_entry("mcpServers")),
         "cursor": Client("Cursor", home / ".cursor" / "mcp.json", _json_entry("mcpServers")),
         "vscode": Client("VS Code, this project", cwd / ".vscode" / "mcp.json", _json_entry("servers", type="stdio")),
     }
 
 
-def clients(name: str | None, *, cwd: Path, install: bool, yes: bool) -> int:
-    """Prints the configuration for a client, or for all; with `install` writes it, after showing what changes."""
+def clients(name: str | None, *, cwd: Path, install: bool, yes: bool, as_json: bool = False) -> int:
+    """Prints the configuration for a client, or for all; with `install` writes it, after showing what changes.
+
+    Raises:
+        InvalidArgument: there is no such client, or its file is not what it should be.
+    """
     every = known(cwd)
     if name is not None and name not in every:
         raise InvalidArgument(f"no client {name!r}{nearest(name, every)}")
     if install and name is None:
         raise InvalidArgument(f"say which client to install for: {', '.join(every)}")
+    if install and as_json and not yes:
+        raise InvalidArgument("--json asks nobody; with --install it takes --yes")
     command = _own_command()
+    rows: list[JsonObject] = []
     for key, client in every.items():
-        if name in (None, key):
-            if install:
-                return _install(client, command, yes=yes)
-            print(f"# {key}: {client.title}, {client.file}\n{client.merge('', command)}")
+        if name not in (None, key):
+            continue
+        if install:
+            return _install(client, command, yes=yes, as_json=as_json)
+        rows.append({"name": key, "title": client.title, "file": str(client.file), "text": client.merge("", command)})
+        if not as_json:
+            print(harmless(f"# {key}: {client.title}, {client.file}\n{client.merge('', command)}"))
+    if as_json:
+        print_json({"clients": rows})
     return DONE
 
 
@@ -102,7 +127,7 @@ def _own_command() -> str:
     return str(beside) if beside.exists() else shutil.which("orchestrator") or "orchestrator"
 
 
-def _install(client: Client, command: str, *, yes: bool) -> int:
+def _install(client: Client, command: str, *, yes: bool, as_json: bool) -> int:
     try:
         old = client.file.read_text(encoding="utf-8") if client.file.exists() else ""
         new = client.merge(old, command)
@@ -110,10 +135,14 @@ def _install(client: Client, command: str, *, yes: bool) -> int:
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{client.file} cannot be read, and is left as it is: {error}") from error
     if new == old:
-        say(f"{client.file} has it already")
+        if as_json:
+            print_json({"file": str(client.file), "written": False})
+        else:
+            say(f"{client.file} has it already")
         return DONE
     diff = difflib.unified_diff(old.splitlines(), new.splitlines(), str(client.file), "with orchestrator", lineterm="")
-    print("\n".join(diff))
+    if not as_json:
+        print(harmless("\n".join(diff)))
     if not yes and not _agreed(client.file):
         say("nothing was written")
         return FAILED
@@ -121,14 +150,19 @@ def _install(client: Client, command: str, *, yes: bool) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.orchestrator.tmp")
     temporary.unlink(missing_ok=True)
+    backup = None
     if file.exists():
         backup = file.with_name(f"{file.name}.{datetime.now():%Y%m%d-%H%M%S}.bak")  # noqa: DTZ005  for a person
         shutil.copy2(file, backup)
-        say(f"the old one is {backup}")
         temporary.touch(0o600)  # there may be secrets in it
         shutil.copymode(file, temporary)
     temporary.write_text(new, encoding="utf-8")
     temporary.replace(file)
+    if as_json:
+        print_json(compact({"file": str(client.file), "written": True, "backup": str(backup) if backup else None}))
+        return DONE
+    if backup:
+        say(f"the old one is {backup}")
     say(f"{client.title} knows orchestrator now; start it anew")
     return DONE
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from orchestrator import __version__, config
 from orchestrator.cli.agents import Finding, local_agents
-from orchestrator.cli.output import DONE, FAILED, console, print_json
+from orchestrator.cli.listing import store_of
+from orchestrator.cli.output import DONE, FAILED, console, harmless, print_json
 from orchestrator.cli.reach import Reach, host_status
 from orchestrator.cli.upkeep import orphans
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, RunNotFound
 from orchestrator.host.place import API, HostError, Place
 from orchestrator.model import JsonObject
 from orchestrator.store.deliveries import Deliveries
 from orchestrator.store.layout import Workspace
+from orchestrator.store.reader import RunReader
 
 
 def doctor(reach: Reach, *, strict: bool, as_json: bool) -> int:
@@ -47,9 +49,9 @@ def _show(findings: list[Finding]) -> None:
     marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "fault": ("✗", "bold red")}
     for finding in findings:
         sign, style = marks[finding.state]
-        out.print(Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), finding.text))
+        out.print(Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), harmless(finding.text)))
         if finding.fix:
-            out.print(Text(f"    {finding.fix}", style="dim"))
+            out.print(Text(f"    {harmless(finding.fix)}", style="dim"))
 
 
 def _python(_reach: Reach) -> Iterator[Finding]:
@@ -72,7 +74,7 @@ def _settings(reach: Reach) -> Iterator[Finding]:
         return
     yield Finding("settings", "ok", f"{reach.home.path / config.USER_FILE}")
     for notice in effective.notices:
-        yield Finding("settings", "note", notice, "only the file in your home can widen a cap")
+        yield Finding("settings", "note", notice, f"what you want goes into {effective.file}")
 
 
 def _home(reach: Reach) -> Iterator[Finding]:
@@ -115,7 +117,7 @@ def _store(reach: Reach) -> Iterator[Finding]:
         yield Finding("store", "ok", f"{workspace.root} will be made by the first run")
         return
     try:
-        workspace.check_version()
+        store_of(reach.cwd)
     except OrchestratorError as error:
         yield Finding("store", "fault", str(error), "upgrade orchestrator-mcp, or move the directory away")
         return
@@ -124,8 +126,16 @@ def _store(reach: Reach) -> Iterator[Finding]:
             "store", "fault", f"{workspace.root} cannot be written", f"chown it, or chmod u+w {workspace.root}"
         )
         return
-    count = len(os.listdir(workspace.root / "runs")) if (workspace.root / "runs").is_dir() else 0  # noqa: PTH208
-    yield Finding("store", "ok", f"{workspace.root}, {count} runs")
+    run_ids = workspace.run_ids()
+    yield Finding("store", "ok", f"{workspace.root}, {len(run_ids)} runs")
+    for run_id in run_ids:
+        try:
+            RunReader(workspace.run(run_id)).state()
+        except RunNotFound:  # it is just being made, or was never made whole
+            continue
+        except OrchestratorError as error:
+            fix = f"move {workspace.run(run_id).path} away, or mend it"
+            yield Finding("store", "fault", f"{run_id} cannot be read: {error}", fix)
 
 
 def _processes(reach: Reach) -> Iterator[Finding]:

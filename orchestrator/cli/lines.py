@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.text import Text
 
-from orchestrator.cli.output import harmless
+from orchestrator.cli.output import for_people, harmless
 from orchestrator.model import JsonObject
 
 MARKS = {"pending": "☐", "in_progress": "◐", "completed": "☑"}
@@ -20,13 +20,14 @@ STYLES = {
     "running": "cyan",
     "queued": "dim",
 }
+DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _FIRST_LINES = 12
 """Of command output and diffs: the whole is one `orchestrator artifact` away."""
 
 
 def lines_of(event: JsonObject) -> list[Text]:
     """What a person sees of an event; nothing of those that only move the state."""
-    teller = _TELLERS.get(event["type"])
+    teller = TELLERS.get(event["type"])
     return teller(harmless(event["data"])) if teller else []
 
 
@@ -67,22 +68,9 @@ def _file_changed(data: JsonObject) -> list[Text]:
 
 def diff_lines(diff: str) -> list[Text]:
     """The first lines of a diff, in colour."""
-    styles = {"+": "green", "-": "red", "@": "cyan"}
     lines = diff.splitlines()
-    shown = [Text(f"  {line}", style=styles.get(line[:1], "dim")) for line in lines[:_FIRST_LINES]]
+    shown = [Text(f"  {line}", style=DIFF_STYLES.get(line[:1], "dim")) for line in lines[:_FIRST_LINES]]
     return shown + _more(len(lines) - _FIRST_LINES)
-
-
-def detail_lines(request: JsonObject) -> list[Text]:
-    """The command and the changes that a request is about."""
-    detail: JsonObject = request.get("detail") or {}
-    lines: list[Text] = []
-    if command := detail.get("command"):
-        lines.append(Text.assemble(("  $ ", "bold yellow"), (str(command), "yellow")))
-    for change in detail.get("changes") or ():
-        lines.append(Text.assemble(("  ~ ", "bold green"), (str(change.get("path")), "green")))
-        lines += diff_lines(change.get("diff") or "")
-    return lines
 
 
 def _tool_started(data: JsonObject) -> list[Text]:
@@ -128,7 +116,10 @@ def _completed(data: JsonObject) -> list[Text]:
 
 
 def _failed(data: JsonObject) -> list[Text]:
-    return [Text(f"{data['code']}: {data['message']}", style="bold red"), Text(f"  {data['next_step']}", style="dim")]
+    return [
+        Text(f"{data['code']}: {data['message']}", style="bold red"),
+        Text(f"  {for_people(data['next_step'])}", style="dim"),
+    ]
 
 
 def _some(text: str) -> list[Text]:
@@ -151,7 +142,7 @@ def _short(arguments: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-_TELLERS = {
+TELLERS = {
     "agent_message": _message,
     "reasoning": _reasoning,
     "message_added": _sent,

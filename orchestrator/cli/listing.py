@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.cli.output import DONE, age, console, one_line, print_json, used_words
+from orchestrator.cli.output import DONE, age, console, one_line, print_json, say, used_words
+from orchestrator.errors import StoreError
 from orchestrator.listing import Where, page_of, row_of, tree_of
 from orchestrator.model import JsonObject, compact
 from orchestrator.store.index import RunIndex
-from orchestrator.store.layout import Home, RunDir
+from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.owner import is_owned
 
 if TYPE_CHECKING:
@@ -19,23 +21,39 @@ if TYPE_CHECKING:
 
 COLUMNS = {"agent": 0, "status": 0, "backend": 100, "age": 60, "used": 110, "run": 80, "summary": 0}
 """Each column, and the width from which on a terminal has room for it."""
-MOST = {"agent": 24, "status": 14, "backend": 12, "age": 9, "used": 9, "run": 26}
+MOST = {"agent": 24, "status": 14, "backend": 12, "age": 11, "used": 9, "run": 26}
 
 
-def ls(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool, as_json: bool, tree: bool) -> int:
+class Wanted(NamedTuple):
+    """Which runs: at or below a directory, or everywhere; matching all filters; so many; as a tree or not."""
+
+    cwd: Path
+    filters: Mapping[str, str]
+    limit: int
+    everywhere: bool = False
+    tree: bool = False
+
+
+def ls(wanted: Wanted, *, as_json: bool) -> int:
     """Lists runs, newest first."""
-    document = listing(cwd, filters, limit=limit, everywhere=everywhere)
+    document = listing(wanted)
     if as_json:
         print_json(document)
     else:
-        show_rows(document, tree=tree)
+        show_rows(document, tree=wanted.tree)
     return DONE
 
 
-def listing(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool) -> JsonObject:
-    """As many runs as are asked for, in the shape of `list_runs`."""
-    index = RunIndex(Home.default())
-    where = Where(None if everywhere else cwd, filters)
+def listing(wanted: Wanted) -> JsonObject:
+    """As many runs as are asked for, in the shape of `list_runs`.
+
+    Raises:
+        StoreError, StoreVersion: what is in this directory is no store that can be read.
+    """
+    index, filters, limit = RunIndex(Home.default()), wanted.filters, wanted.limit
+    if not wanted.everywhere:
+        store_of(wanted.cwd)
+    where = Where(None if wanted.everywhere else wanted.cwd, filters)
     page = page_of(index, where, limit, lambda _: None)
     if any(not run.terminal and not is_owned(run_dir) for run_dir, run in page.rows):
         _recover([run_dir for run_dir, run in page.rows if not run.terminal])
@@ -46,6 +64,19 @@ def listing(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool)
     runs = [row | ({"tree": tree} if tree else {}) for row, tree in rows]
     cursor = page.rows[-1][0].run_id if page.more else None
     return compact({"runs": runs, "next_cursor": cursor, "unreadable": page.unreadable or None})
+
+
+def store_of(cwd: Path) -> Workspace:
+    """The store of a directory, which may not be there yet.
+
+    Raises:
+        StoreError, StoreVersion: something else lies in its place, or another version wrote it.
+    """
+    store = Workspace(cwd)
+    if store.root.exists() and not store.root.is_dir():
+        raise StoreError(f"{store.root} is in the way of the store, which is a directory; move it away")
+    store.check_version()
+    return store
 
 
 def _recover(run_dirs: list[RunDir]) -> None:
@@ -62,13 +93,25 @@ def _recover(run_dirs: list[RunDir]) -> None:
 
 
 def show_rows(document: JsonObject, *, tree: bool = False) -> None:
-    """The rows as a table that fits the terminal, or as lines with tabs in a pipe."""
+    """The rows as a table that fits the terminal, or as lines with tabs in a pipe; beside them, what cannot be read."""
     rows: list[JsonObject] = document["runs"]
-    if not sys.stdout.isatty():
-        for row in rows:
+    if sys.stdout.isatty():
+        _show_table(document, rows, tree=tree)
+    else:
+        for row, depth in _in_order(rows, tree=tree):
             keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
-            print("\t".join(one_line(str(row[key])) for key in keys))
-        return
+            cells = [one_line(str(row[key])) for key in keys]
+            cells[2] = _below(depth) + cells[2]
+            print("\t".join(cells))
+    for run in document.get("unreadable", ()):
+        say(f"{run['run_id']} cannot be read: {run['error']}")
+
+
+def _below(depth: int) -> str:
+    return "  " * depth + ("└ " if depth else "")
+
+
+def _show_table(document: JsonObject, rows: list[JsonObject], *, tree: bool) -> None:
     from rich.table import Table
 
     out = console()
@@ -96,7 +139,7 @@ def _cells(row: JsonObject, depth: int) -> dict[str, Text]:
     from orchestrator.cli.lines import STYLES
 
     return {
-        "agent": Text("  " * depth + ("└ " if depth else "") + row["agent_name"], style="bold"),
+        "agent": Text(_below(depth) + row["agent_name"], style="bold"),
         "status": Text(row["status"], style=STYLES.get(row["status"], "")),
         "backend": Text(row["backend"]),
         "age": Text(age(row["updated_at"])),
@@ -124,11 +167,11 @@ def _in_order(rows: list[JsonObject], *, tree: bool) -> list[tuple[JsonObject, i
     return ordered
 
 
-def watch(cwd: Path, filters: dict[str, str], *, limit: int, everywhere: bool) -> int:
+def watch(wanted: Wanted) -> int:
     """Shows the list and keeps it up to date until it is interrupted."""
     out = console()
     while True:
-        document = listing(cwd, filters, limit=limit, everywhere=everywhere)
+        document = listing(wanted)
         out.clear()
-        show_rows(document)
+        show_rows(document, tree=wanted.tree)
         time.sleep(1.0)

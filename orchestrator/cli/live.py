@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,12 +15,13 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.text import Text
 
-from orchestrator.cli.lines import cut_line, detail_lines, lines_of, todo_lines
+from orchestrator.cli.lines import cut_line, lines_of, todo_lines
 from orchestrator.cli.output import (
     INTERRUPTED,
     console,
     duration,
     exit_code_of,
+    for_people,
     harmless,
     is_interactive,
     one_line,
@@ -30,7 +30,19 @@ from orchestrator.cli.output import (
     usage_line,
 )
 from orchestrator.cli.reach import Reach
-from orchestrator.cli.reading import cut_in
+from orchestrator.cli.requests import (
+    Asked,
+    answer_of,
+    answers,
+    choice_of,
+    detail_lines,
+    option_lines,
+    prompt_of,
+    question_lines,
+    questions_of,
+    text_lines,
+    whole_of,
+)
 from orchestrator.errors import AlreadyAnswered, OrchestratorError
 from orchestrator.model import TERMINAL, WAITING, JsonObject
 from orchestrator.store.layout import RunDir
@@ -183,15 +195,11 @@ class Watcher:
     async def _ask(self, request: JsonObject) -> None:
         """Shows a request and brings the person's answer to the run."""
         out = console()
-        self._show_request(out, harmless(request))
-        said = await _input(_prompt_of(request), self._interrupted.set)
-        if said is None:
-            self._interrupted.set()
-            return
+        asked = await asyncio.to_thread(whole_of, self._run_dir, request)
+        self._show_request(out, asked._replace(request=harmless(asked.request)))
         try:
-            answer = _answer_of(request, said)
+            answer = await self._answer(out, asked.request)
             if answer is None:
-                out.print("it needs an answer", style="yellow")
                 return
             self._answered.add(request["request_id"])
             await self._reach.command(
@@ -201,16 +209,43 @@ class Watcher:
             say("somebody else has answered already")
         except OrchestratorError as error:
             self._answered.discard(request["request_id"])
-            say(error.sentence)
+            say(for_people(error.sentence))
 
-    def _show_request(self, out: Console, request: JsonObject) -> None:
-        for line in detail_lines(request):
+    def _show_request(self, out: Console, asked: Asked) -> None:
+        run_id, request = self._run_dir.run_id, asked.request
+        if request["text"] != harmless(asked.told):  # of which the events showed the beginning
+            out.print(Group(*text_lines(run_id, asked)))
+        for line in [
+            *detail_lines(run_id, asked),
+            *(() if questions_of(request) else option_lines(request.get("options"))),
+        ]:
             out.print(line)
-        options = () if request["kind"] == "approval" else request.get("options") or ()
-        for pointer in cut_in(self._run_dir, request):
-            out.print(cut_line(self._run_dir.run_id, request["seq"], pointer))
-        for number, option in enumerate(options, 1):
-            out.print(Text(f"  {number}  {option.get('label') or option['id']}"))
+
+    async def _answer(self, out: Console, request: JsonObject) -> JsonObject | None:
+        """The arguments of the person's answer; None if there is none yet."""
+        given: dict[str, str | list[str]] = {}
+        for number, question in enumerate(questions_of(request), 1):
+            out.print(Group(*question_lines(number, harmless(question))))
+            while str(number) not in given:
+                if (said := await self._typed(prompt_of({"kind": "question", **question}))) is None:
+                    return None
+                if choice := choice_of(question, said):
+                    given[str(number)] = choice
+                else:
+                    out.print("it needs an answer", style="yellow")
+        if given:
+            return answers(given)
+        if (said := await self._typed(prompt_of(request))) is None:
+            return None
+        if (answer := answer_of(request, said)) is None:
+            out.print("it needs an answer", style="yellow")
+        return answer
+
+    async def _typed(self, prompt: str) -> str | None:
+        said = await _input(prompt, self._interrupted.set)
+        if said is None:
+            self._interrupted.set()
+        return said
 
     async def _way_out(self) -> int | None:
         """What to do after Ctrl-C. None to go on."""
@@ -247,31 +282,6 @@ async def _input(prompt: str, at_interrupt: Callable[[], object]) -> str | None:
         loop.remove_reader(0)
         loop.add_signal_handler(signal.SIGINT, at_interrupt)
     return said.strip() if said else None
-
-
-def _prompt_of(request: JsonObject) -> str:
-    if request["kind"] == "approval":
-        return "[a]pprove or [d]eny (with a reason)? "
-    return "your choice: " if request.get("options") else "your answer: "
-
-
-def _answer_of(request: JsonObject, said: str) -> JsonObject | None:
-    """The arguments of the answer that a person typed; None if it is none."""
-    word, _, rest = said.partition(" ")
-    reason: dict[str, Any] = {"text": rest} if rest else {}
-    if request["kind"] in ("approval", "auth"):
-        if word.lower() in ("a", "approve", "y", "yes"):
-            return {"decision": "approve", **reason}
-        if word.lower() in ("d", "deny", "n", "no"):
-            return {"decision": "deny", **reason}
-        if request["kind"] == "approval":
-            return None
-    options = [str(option["id"]) for option in request.get("options") or ()]
-    if said in options:
-        return {"decision": said}
-    if said.isdigit() and 0 < int(said) <= len(options):
-        return {"decision": options[int(said) - 1]}
-    return {"text": said} if said else None
 
 
 def _bar(percent: float) -> ProgressBar:

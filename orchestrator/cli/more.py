@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.app import Cwd, Json, Run, Runs, app, profile_names, reach_of
+from orchestrator.cli.app import Cwd, Json, Run, Runs, app, place_of, profile_names, reach_of, run_names, seconds
 from orchestrator.cli.output import command, end, say
 
 host = typer.Typer(help="The process that owns the live runs; clients start it on demand.", no_args_is_help=True)
@@ -119,15 +118,18 @@ def clients(
     install: Annotated[bool, typer.Option("--install", help="Write it, after showing what changes.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cwd: Cwd = None,
+    as_json: Json = False,
 ) -> None:
     """Prints the MCP configuration for a client, or installs it."""
     from orchestrator.cli import clients as known
 
-    where = (cwd or Path.cwd()).resolve()
-    end(lambda: known.clients(name, cwd=where, install=install, yes=yes))
+    def body() -> int:
+        return known.clients(name, cwd=place_of(cwd), install=install, yes=yes, as_json=as_json)
+
+    end(body, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="orchestrator mcp     orchestrator mcp --toolset team,workspace")
 def mcp(
     in_process: Annotated[bool, typer.Option("--in-process", help="Keep the runs in this process.")] = False,
     scripted: Annotated[bool, typer.Option("--scripted", help="Also offer an agent without a model.")] = False,
@@ -174,14 +176,15 @@ def profiles_new(
     name: Annotated[str, typer.Argument(help="Letters, digits, '.', '_' and '-'.")],
     own: Annotated[bool, typer.Option("--own", help="For all your directories, not in this one's profiles/.")] = False,
     cwd: Cwd = None,
+    as_json: Json = False,
 ) -> None:
     """Writes the beginning of one, to be edited."""
     from orchestrator.cli import profiles as known
 
-    end(lambda: known.new(reach_of(cwd), name, own=own))
+    end(lambda: known.new(reach_of(cwd), name, own=own, as_json=as_json), as_json=as_json)
 
 
-@msg.command("whoami")
+@msg.command("whoami", epilog="orchestrator msg whoami")
 @command
 async def msg_whoami(cwd: Cwd = None, as_json: Json = False) -> int:
     """Says as whom you write."""
@@ -190,7 +193,7 @@ async def msg_whoami(cwd: Cwd = None, as_json: Json = False) -> int:
     return await messages.whoami(messages.Post(reach_of(cwd).cwd), as_json=as_json)
 
 
-@msg.command("list")
+@msg.command("list", epilog="orchestrator msg list --json")
 @command
 async def msg_list(cwd: Cwd = None, as_json: Json = False) -> int:
     """Lists whom you may write to."""
@@ -202,7 +205,7 @@ async def msg_list(cwd: Cwd = None, as_json: Json = False) -> int:
 @msg.command("send", epilog="orchestrator msg send calm-otter 'leave the tests to me' --deliver now")
 @command
 async def msg_send(
-    to: Annotated[str, typer.Argument(help="An agent's name, a run id, or caller.")],
+    to: Annotated[str, typer.Argument(help="An agent's name, a run id, or caller.", autocompletion=run_names)],
     text: Annotated[str, typer.Argument(help="What to say; - reads it from stdin.")],
     reply_to: Annotated[str | None, typer.Option(help="The id of the message that this answers.")] = None,
     deliver: Annotated[str | None, typer.Option(help="queue, now (into its work) or wake (a turn of its own).")] = None,
@@ -232,7 +235,7 @@ async def msg_inbox(
 @msg.command("wait", epilog="orchestrator msg wait --timeout 600")
 @command
 async def msg_wait(
-    timeout: Annotated[float, typer.Option(help="Seconds; exit code 124 when they are over.", min=0)] = 3600,
+    timeout: Annotated[float, typer.Option(help="Seconds; exit code 124 when they are over.", callback=seconds)] = 3600,
     after: Annotated[int | None, typer.Option(help="You have those up to this number.", min=0)] = None,
     cwd: Cwd = None,
     as_json: Json = False,
@@ -243,15 +246,15 @@ async def msg_wait(
     return await messages.inbox(messages.Post(reach_of(cwd).cwd), after=after, wait_s=timeout, as_json=as_json)
 
 
-@host.command("start")
-def host_start() -> None:
+@host.command("start", epilog="orchestrator host start")
+def host_start(as_json: Json = False) -> None:
     """Starts it if it is not running."""
-    from orchestrator.host import commands
+    from orchestrator.cli import hosts
 
-    end(commands.start)
+    end(lambda: hosts.start(as_json=as_json), as_json=as_json)
 
 
-@host.command("status")
+@host.command("status", epilog="orchestrator host status --json")
 def host_status(as_json: Json = False) -> None:
     """Says whether it runs, and what it does. Exit code 6: it does not run."""
     from orchestrator.host import commands
@@ -259,26 +262,28 @@ def host_status(as_json: Json = False) -> None:
     end(lambda: commands.status(as_json=as_json), as_json=as_json)
 
 
-@host.command("stop")
+@host.command("stop", epilog="orchestrator host stop     orchestrator host stop --cancel")
 def host_stop(
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the live runs.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return at once.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Ends it when its live runs are over."""
-    from orchestrator.host import commands
+    from orchestrator.cli import hosts
 
-    end(lambda: commands.stop(cancel=cancel, wait=not no_wait))
+    end(lambda: hosts.stop(cancel=cancel, wait=not no_wait, as_json=as_json), as_json=as_json)
 
 
-@host.command("logs")
+@host.command("logs", epilog="orchestrator host logs -f     orchestrator host logs -n 1000 --json")
 def host_logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines.", min=0)] = 50,
+    as_json: Json = False,
 ) -> None:
     """Prints the end of its log."""
-    from orchestrator.host import commands
+    from orchestrator.cli import hosts
 
-    end(lambda: commands.logs(follow=follow, lines=lines))
+    end(lambda: hosts.logs(follow=follow, lines=lines, as_json=as_json), as_json=as_json)
 
 
 @host.command("serve", hidden=True)

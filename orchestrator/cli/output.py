@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
@@ -81,8 +82,35 @@ def refuse(error: OrchestratorError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": {"code": error.code, "message": str(error)}})
     else:
-        say(f"{error.code}: {error}")
+        say(for_people(f"{error.code}: {error}"))
     return error.exit_code
+
+
+_COMMANDS = {
+    **{"list_runs": "ls", "get_run": "show", "continue_run": "say", "wait_runs": "wait", "cancel_run": "cancel"},
+    **{"spawn_run": "run", "poll_events": "events", "get_event_artifact": "artifact", "get_patch": "diff"},
+    **{"apply_run": "apply", "discard_run": "discard", "list_profiles": "profiles ls", "list_agents": "msg list"},
+}
+"""What is a command for a person where it is a tool for a model."""
+_PHRASES = {
+    "use one that spawn_run or list_runs returned": "see `orchestrator ls`",
+    "continue_run with this request_id and backend_config": "`orchestrator answer RUN approve --backend-config FILE`",
+    "continue_run on this run with text": "continue_run",
+    "continue_run with text": "continue_run",
+    "before you call it again": "before you try again",
+}
+
+
+def for_people(text: str) -> str:
+    """A sentence that was written for a model: with our commands in the place of tools."""
+    for phrase, words in _PHRASES.items():
+        text = text.replace(phrase, words)
+    for tool, name in _COMMANDS.items():
+        if tool in text:
+            verb = "see" if name in ("ls", "show", "msg list") else "use"
+            text = re.sub(rf"\bcall {tool}\b", f"{verb} `orchestrator {name}`", text)
+            text = re.sub(rf"\b{tool}\b", f"`orchestrator {name}`", text)
+    return text
 
 
 def print_json(document: JsonObject) -> None:

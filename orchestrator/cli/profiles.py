@@ -97,7 +97,7 @@ def _found(reach: Reach, given: str) -> Profile | Fault:
         return Fault(given, reach.cwd / given, "path", why)
 
 
-def new(reach: Reach, name: str, *, own: bool) -> int:
+def new(reach: Reach, name: str, *, own: bool, as_json: bool = False) -> int:
     """Writes the beginning of a profile.
 
     Args:
@@ -122,6 +122,9 @@ def new(reach: Reach, name: str, *, own: bool) -> int:
             path.chmod(0o644)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    if as_json:
+        print_json({"path": str(path)})
+        return DONE
     print(path)
     say("edit it, then: orchestrator profiles check " + name)
     return DONE

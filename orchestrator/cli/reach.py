@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ from orchestrator.store.reader import RunReader
 
 if TYPE_CHECKING:
     from orchestrator.store.log import RunLog
+
+logger = logging.getLogger(__name__)
 
 
 class Files:
@@ -46,7 +50,9 @@ class Files:
         run = (await asyncio.to_thread(reader.state)).run
         if run.terminal or await asyncio.to_thread(is_owned, run_dir):
             return run
-        await command("get_run", {"run_id": run.run_id}, Path.cwd())  # the host recovers what it is asked for
+        await command(
+            "get_run", {"run_id": run.run_id}, run_dir.workspace.cwd
+        )  # the host recovers what it is asked for
         return (await asyncio.to_thread(reader.state)).run
 
 
@@ -93,17 +99,24 @@ async def command(tool: str, arguments: JsonObject, cwd: Path, toolsets: Sequenc
     except UnicodeEncodeError as error:
         raise InvalidArgument("what was given is not valid UTF-8") from error
     first = {**hello(scripted=True, toolsets=list(toolsets)), "cwd": str(cwd)}
+    place, begun = Place.own(), time.monotonic()
+    before = place.about().get("pid")
     try:
-        connection, _ = await asyncio.to_thread(connect, Place.own(), first, START_S)
+        connection, _ = await asyncio.to_thread(connect, place, first, START_S)
     except HostError as error:
         raise HostUnavailable(str(error)) from error
-    return await exchange(connection, tool, arguments)
+    now = place.about().get("pid")
+    logger.debug("the host is process %s at %s%s", now, place.socket, "" if now == before else ", just started")
+    connected = time.monotonic()
+    try:
+        return await exchange(connection, tool, arguments)
+    finally:
+        spans = (connected - begun) * 1000, (time.monotonic() - connected) * 1000
+        logger.debug("%s: %.0f ms to connect, %.0f ms until the answer", tool, *spans)
 
 
 def host_status() -> JsonObject | None:
     """What the host says of itself; None when none is running."""
-    import time
-
     from orchestrator.host.launch import find, greet
 
     place = Place.own()

@@ -18,6 +18,7 @@ from orchestrator.cli.output import (
     console,
     exit_code_of,
     files_of,
+    for_people,
     harmless,
     one_line,
     print_json,
@@ -25,10 +26,10 @@ from orchestrator.cli.output import (
     usage_line,
 )
 from orchestrator.cli.reach import Reach
-from orchestrator.errors import InvalidArgument
+from orchestrator.errors import ArtifactNotFound, InvalidArgument, nearest
+from orchestrator.events import Update
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
-from orchestrator.store.reader import RunReader
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +81,7 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
         _show_request(out, run_dir, request)
     if error := run.get("error"):
         out.print(Text(f"\n{error['code']}: {error['message']}", style="red"))
-        out.print(Text(error["next_step"], style="dim"))
+        out.print(Text(for_people(error["next_step"]), style="dim"))
     if result := run.get("result"):
         _show_result(out, run, result)
     return DONE
@@ -119,31 +120,44 @@ def _proof(run: JsonObject) -> Iterator[tuple[str, str]]:
         )
 
 
-def _show_request(out: Console, run_dir: RunDir, request: JsonObject) -> None:
+def _show_request(out: Console, run_dir: RunDir, pending: JsonObject) -> None:
     from rich.text import Text
 
-    from orchestrator.cli.lines import cut_line, detail_lines
+    from orchestrator.cli.requests import (
+        detail_lines,
+        option_lines,
+        question_lines,
+        questions_of,
+        text_lines,
+        whole_of,
+    )
 
-    out.print(Text.assemble(("\n? ", "bold magenta"), (request["text"], "magenta")))
-    choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
-    for line in detail_lines(request):
+    asked = whole_of(run_dir, pending)
+    asked = asked._replace(request=harmless(asked.request))
+    request, questions = asked.request, questions_of(asked.request)
+    lines = [Text(""), *text_lines(run_dir.run_id, asked, "? "), *detail_lines(run_dir.run_id, asked)]
+    for number, question in enumerate(questions, 1):
+        lines += question_lines(number, question)
+    lines += () if questions else option_lines(request.get("options"))
+    for line in lines:
         out.print(line)
-    for pointer in cut_in(run_dir, request):
-        out.print(cut_line(run_dir.run_id, request.get("seq"), pointer))
+    choices = " | ".join(str(option["id"]) for option in request.get("options") or ())
+    if len(questions) > 1:
+        choices = """'{"1": "...", "2": ["...", "..."]}'"""
     out.print(Text(f"  {request['request_id']}, {request['kind']}{': ' + choices if choices else ''}", style="dim"))
-
-
-def cut_in(run_dir: RunDir, request: JsonObject) -> list[str]:
-    """What of a request is not whole in it, as pointers into its event: nobody should approve half a command."""
-    event = RunReader(run_dir).event(request["seq"]) if request.get("seq") else None
-    refs: JsonObject = (event.data.get("artifact_refs") if event else None) or {}
-    return sorted({*refs, *(f"/request{pointer}" for pointer in request.get("clipped") or ())})
 
 
 async def events(
     reach: Reach, run_dir: RunDir, *, follow: bool, types: list[str] | None, after: int, as_json: bool
 ) -> int:
-    """Prints the run's events; with `follow` until it is over."""
+    """Prints the run's events; with `follow` until it is over.
+
+    Raises:
+        InvalidArgument: there is no such type of event.
+    """
+    for name in types or ():
+        if name not in (known := known_types()):
+            raise InvalidArgument(f"no events are of type {name!r}{nearest(name, known) or ': ' + ', '.join(known)}")
     show_event = _printer(as_json=as_json)
     while True:
         page = await reach.queries.poll_events(
@@ -158,6 +172,13 @@ async def events(
         over = page["status"] in TERMINAL
         if not follow or (over and not page["events"]):
             return exit_code_of(page["status"]) if follow else DONE
+
+
+def known_types() -> list[str]:
+    """The types of events that there are."""
+    from orchestrator.cli.lines import TELLERS
+
+    return sorted(({kind.type for kind in Update.__subclasses__()} | TELLERS.keys()) - {""})
 
 
 def _printer(*, as_json: bool) -> Callable[[JsonObject], None]:
@@ -202,11 +223,14 @@ async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout
 
 async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None, as_json: bool) -> int:
     """Writes a whole field of an event to stdout or a file, binary as it is."""
+    if seq < 1:
+        raise ArtifactNotFound("there is no such event; the first is 1")
     if as_json:
         page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=None)
         print_json(page)
         return DONE
-    if output is None and sys.stdout.isatty():
+    shown = output is None and sys.stdout.isatty()
+    if shown:
         page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=1)
         if page["encoding"] == "base64":
             say("this is binary; give a file with --output, or redirect it")
@@ -217,18 +241,19 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
         target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if output else os.dup(1)
     except OSError as error:
         raise InvalidArgument(f"cannot write {output}: {error.strerror}") from error
+    progress = sys.stderr.isatty() and (output is not None or (not sys.stdout.isatty() and page["has_more"]))
     with os.fdopen(target, "wb") as file:
         while offset is not None:
             if offset:
                 page = await reach.queries.get_event_artifact(
                     run_dir, seq=seq, field_path=field, offset=offset, limit=PAGE_BYTES
                 )
-            content = page["content"]
+            content = harmless(page["content"]) if shown else page["content"]
             file.write(base64.b64decode(content) if page["encoding"] == "base64" else content.encode())
             offset = page.get("next_offset")
-            if output and sys.stderr.isatty():
+            if progress:
                 done = page["offset"] + page["returned_bytes"]
                 sys.stderr.write(f"\r{done:,} of {page['total_bytes']:,} bytes")
-    if output and sys.stderr.isatty():
+    if progress:
         sys.stderr.write("\n")
     return DONE

@@ -38,6 +38,8 @@ def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
     Raises:
         InvalidArgument: an option is wrong or missing.
     """
+    if given["fork"] and not given["resume"]:
+        raise InvalidArgument("--fork goes with --resume, which names the session to copy")
     backend_config = json_of("--backend-config", given["backend_config"]) or {}
     backend_config |= {name: given[name] for name in ("model", "agent_url") if given[name]}
     backend = given["backend"] or ("remote_a2a" if "agent_url" in backend_config else None)
@@ -79,7 +81,12 @@ def _workspace(given: dict[str, Any]) -> JsonObject | None:
 
 def _limits(given: dict[str, Any]) -> JsonObject | None:
     limits = json_of("--limits", given["limits"])
-    return {**(limits or {}), "fix_attempts": given["fix"]} if given["fix"] else limits
+    if given["fix"] is None:
+        return limits
+    others = {name: limit for name, limit in (limits or {}).items() if name != "fix_attempts"}
+    return (
+        {**others, "fix_attempts": given["fix"]} if given["fix"] else others
+    ) or None  # none is 0, which is no limit
 
 
 def _on_finish(given: dict[str, Any]) -> JsonObject | None:
@@ -129,7 +136,7 @@ def json_of(option: str, given: str | None) -> JsonObject | None:
     if given is None:
         return None
     try:
-        text = given if given.lstrip().startswith("{") else Path(given).read_text(encoding="utf-8")
+        text = given if given.lstrip()[:1] in ("{", "[", '"') else Path(given).read_text(encoding="utf-8")
         document = as_object(orjson.loads(text))
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"{option} takes a JSON object or a file that holds one: {error}") from error

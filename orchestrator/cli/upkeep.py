@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from orchestrator import config
-from orchestrator.cli.output import DONE, console, print_json, say
+from orchestrator.cli.output import DONE, console, one_line, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.config import HOME_VARIABLE
-from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError
+from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError, StoreError
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
@@ -45,6 +45,8 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
     """Finds old runs of this directory's store, and removes them only if told to."""
     if bounds == Bounds(None, None, None):
         bounds = Bounds("30d", None, None)
+    if (root := Workspace(reach.cwd).root).is_symlink():
+        raise StoreError(f"{root} is a link; go to the directory that it leads to, whose runs these are")
     owed = {run.run_id for run in reach.home.owing()}  # somebody is still to be told of their ends
     over = [old for old in _chosen(_finished(Workspace(reach.cwd)), bounds) if old.run_dir.run_id not in owed]
     count = freed = 0
@@ -173,9 +175,10 @@ def settings(reach: Reach, *, as_json: bool) -> int:
     if as_json:
         print_json({"settings": rows, "notices": effective.notices})
         return DONE
+    shown = {name: [one_line(config.shown(row["value"])), one_line(str(row["source"]))] for name, row in rows.items()}
     if not sys.stdout.isatty():
-        for name, row in rows.items():
-            print(f"{name}\t{row['value']}\t{row['source']}")
+        for name, cells in shown.items():
+            print("\t".join([name, *cells]))
     else:
         from rich.table import Table
         from rich.text import Text
@@ -183,8 +186,8 @@ def settings(reach: Reach, *, as_json: bool) -> int:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for column in ("setting", "value", "from"):
             table.add_column(column, overflow="fold")
-        for name, row in rows.items():
-            table.add_row(Text(name, style="bold"), Text(str(row["value"])), Text(str(row["source"]), style="dim"))
+        for name, (value, source) in shown.items():
+            table.add_row(Text(name, style="bold"), Text(value), Text(source, style="dim"))
         console().print(table)
     for notice in effective.notices:
         say(notice)

@@ -35,6 +35,8 @@ from tests.system.lines import DEADLINE_S
 _SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What rich itself writes: colours, cursor, erasing."""
 
+OURS = (sys.executable, "-m", "orchestrator")
+
 
 class Done(NamedTuple):
     """A command that has ended."""
@@ -166,7 +168,7 @@ class Shell:
         return self.tool("get_run", run_id=run_id)
 
     @contextmanager
-    def terminal(self, *words: str, columns: int = 80) -> Generator[Terminal]:
+    def terminal(self, *words: str, columns: int = 80, program: Sequence[str] = OURS) -> Generator[Terminal]:
         """A command at a terminal, which is hung up at the end of the block."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -175,7 +177,7 @@ class Shell:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", *words],
+            [*program, *words],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -171,3 +171,41 @@ def test_it_is_not_written_unless_a_person_agrees(here: Shell, tmp_path: Path) -
             terminal.press(answer) if answer != "\x03" else terminal.interrupt()
             assert terminal.ended() == code, answer
         assert path.exists() == (code == 0)
+
+
+def test_what_its_user_set_stays_when_it_is_installed_again(here: Shell, tmp_path: Path) -> None:
+    codex, vscode = tmp_path / ".codex" / "config.toml", here.cwd / ".vscode" / "mcp.json"
+    for path in (codex, vscode):
+        path.parent.mkdir()
+    own = ["mcp", "--toolset", "team"]
+    codex.write_text(
+        "[mcp_servers.orchestrator]\n# mine\ncommand = '/old'  # which\n"
+        'args = ["mcp", "--toolset", "team"]\ntool_timeout_sec = 600\n\n[mcp_servers.orchestrator.env]\nA = "b"\n'
+    )
+    entry = {"command": "/old", "args": own, "type": "stdio", "dev": {"watch": "x"}}
+    vscode.write_text(json.dumps({"servers": {"orchestrator": entry}}))
+    here.ok("clients", "codex", "--install", "--yes")
+    here.ok("clients", "vscode", "--install", "--yes")
+    mine = parsed(codex)["mcp_servers"]["orchestrator"]
+    assert (mine["args"], mine["tool_timeout_sec"], mine["env"]) == (own, 600, {"A": "b"})
+    assert (mine["startup_timeout_sec"], Path(mine["command"]).name) == (30, "orchestrator")
+    assert "# mine\n" in codex.read_text()
+    assert "  # which\n" in codex.read_text()
+    again = parsed(vscode)["servers"]["orchestrator"]
+    assert again == {**entry, "command": again["command"]}
+    assert again["command"] != "/old"
+
+
+def test_the_homes_that_agents_are_told_count(here: Shell, tmp_path: Path) -> None:
+    place = here.having(CODEX_HOME=str(tmp_path / "c"), CLAUDE_CONFIG_DIR=str(tmp_path / "d"))
+    rows = {row["name"]: row["file"] for row in place.json("clients")["clients"]}
+    assert (rows["codex"], rows["claude-user"]) == (
+        str(tmp_path / "c" / "config.toml"),
+        str(tmp_path / "d" / ".claude.json"),
+    )
+    done = place.json("clients", "codex", "--install", "--yes")
+    assert done == {"file": rows["codex"], "written": True}
+    assert parsed(tmp_path / "c" / "config.toml")["mcp_servers"]["orchestrator"]["args"] == ["mcp"]
+    assert place.json("clients", "codex", "--install", "--yes") == {"file": rows["codex"], "written": False}
+    assert place.run("clients", "codex", "--install", "--json").json["error"]["code"] == "invalid_argument"
+    assert not (tmp_path / ".codex").exists()

@@ -172,8 +172,21 @@ def test_what_the_agents_can_keep_in_bounds_is_looked_at(here: Shell, tmp_path: 
     assert (code, state) == (0, "ok"), text
     assert "none" in look(here, "Claude Code sandbox")[2]
     broken = tmp_path / "codex"
-    broken.write_text("#!/bin/sh\necho no namespaces here >&2\nexit 1\n")
+    broken.write_text("#!/bin/sh\n[ $1 = --version ] && echo codex 9 && exit\necho no namespaces here >&2\nexit 1\n")
     broken.chmod(0o755)
     (here.ground.home / "config.toml").write_text(f'codex_cli = "{broken}"')
     code, state, text, fix = look(here, "Codex sandbox")
     assert (code, state, "no namespaces here" in text, "bubblewrap" in fix) == (0, "note", True, True)
+
+
+def test_an_agent_that_does_not_run_is_a_fault_of_the_setting_that_names_it(here: Shell, tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexit 3\n")
+    silent.chmod(0o755)
+    for what, setting in (("Claude Code", "claude_cli"), ("Codex", "codex_cli")):
+        for path in ("/nowhere/agent", "/etc/passwd", str(silent)):
+            (here.ground.home / "config.toml").write_text(f'{setting} = "{path}"')
+            code, state, text, fix = look(here, what)
+            assert (code, state, path in text, fix) == (1, "fault", True, f"mend the setting {setting}"), (what, path)
+    looked = {finding["what"] for finding in here.run("doctor", "--json").json["findings"]}
+    assert "Codex sandbox" not in looked

@@ -71,6 +71,7 @@ def test_a_new_one_is_right_as_it_is_and_never_overwrites(here: Shell) -> None:
     assert here.run("profiles", "check", "mine").code == 0
     path.write_text(PARROT)
     assert here.run("profiles", "new", "mine").code == 3
+    assert here.json("profiles", "new", "yours") == {"path": str(here.cwd / "profiles" / "yours.md")}
     assert path.read_text() == PARROT
     assert here.run("profiles", "new", "../mine").code == 2
     assert here.run("profiles", "new", "everywhere", "--own").code == 0

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.complete import names
+from backends import BACKENDS, SCRIPTED
+from orchestrator.cli.complete import KINDS, names
 from tests.system.hosts import ending, until
 from tests.system.shell import Shell, shell
 
@@ -108,6 +109,11 @@ def test_a_tree_shows_children_below_their_parents(here: Shell) -> None:
     names_shown = [line for line in shown if line.startswith(("parent", "└", "other"))]
     assert [line.split()[0] for line in names_shown] == ["other", "parent", "└"], terminal.text
     assert "└ child" in terminal.text
+    assert [line.split("\t")[2] for line in here.ok("ls", "--tree").splitlines()] == ["other", "parent", "  └ child"]
+    with here.terminal("ls", "--tree", "--watch") as terminal:
+        terminal.expect("└ child")
+        terminal.interrupt()
+        assert terminal.ended() == 130
     assert here.state(child)["parent_run_id"] == parent
     here.ok("cancel", parent)
 
@@ -149,6 +155,53 @@ def test_events_are_printed_filtered_and_followed(here: Shell) -> None:
     assert here.run("events", "-f", failed).code == 1
 
 
+def test_an_unknown_type_of_event_is_refused(here: Shell) -> None:
+    run_id = here.over("say hi")
+    done = here.run("events", run_id, "--types", "agent_message,comand_started")
+    assert (done.code, done.out) == (2, "")
+    assert "'comand_started'; did you mean 'command_started'" in done.err
+    every = {event["type"] for event in here.run("events", run_id, "--json").lines}
+    assert here.run("events", run_id, "--types", ",".join(every), "--json").lines[0]["seq"] == 1
+
+
+def test_where_the_directory_is_gone_commands_say_so(here: Shell) -> None:
+    for words in ("ls", "ls --json", "clients", "show x", "config", "doctor", "gc", "msg list"):
+        done = here.piped(f"mkdir gone && cd gone && rmdir ../gone && orchestrator {words}")
+        assert (done.code, "is gone" in done.err + done.out) == (2, True), (words, done)
+    complete = "_ORCHESTRATOR_COMPLETE=complete_bash COMP_CWORD=2 COMP_WORDS='orchestrator show '"
+    done = here.piped(f"mkdir gone && cd gone && rmdir ../gone && export {complete} && orchestrator")
+    assert (done.code, done.out.strip(), done.err) == (0, "", "")
+
+
+def test_what_cannot_be_read_is_said_beside_a_list(here: Shell) -> None:
+    damaged, whole = here.over("final a"), here.over("final b")
+    folder = here.cwd / ".orchestrator" / "runs" / damaged
+    (folder / "events.jsonl").write_bytes(b"\x00 not json\n" * 3)
+    (folder / "run.json").unlink()
+    done = here.run("ls")
+    assert ([line.split("\t")[0] for line in done.out.splitlines()], done.code) == ([whole], 0)
+    assert f"{damaged} cannot be read: " in done.err
+    faults = [finding for finding in here.run("doctor", "--json").json["findings"] if finding["state"] == "fault"]
+    assert [finding["what"] for finding in faults] == ["store"]
+    assert damaged in faults[0]["text"]
+
+
+def test_a_list_refuses_a_store_that_it_does_not_know(here: Shell) -> None:
+    here.over("final a")
+    store = here.cwd / ".orchestrator"
+    (store / "VERSION").write_text("999\n")
+    for words in (["ls"], ["ls", "--tree"], ["ls", "--watch"]):
+        done = here.run(*words)
+        assert (done.code, "store_version" in done.err) == (1, True), (words, done)
+    assert here.run("ls", "--json").json["error"]["code"] == "store_version"
+    assert here.run("ls", "--all").code == 0
+    store.rename(here.cwd / "elsewhere")
+    store.write_text("in the way")
+    for words in (["ls"], ["doctor"]):
+        done = here.run(*words)
+        assert (done.code, f"{store} is in the way of the store" in done.out + done.err) == (1, True), (words, done)
+
+
 def test_an_artifact_comes_whole_to_stdout_or_a_file(here: Shell) -> None:
     run_id = here.over("binary 700KB b\nartifact 300KB t\nsay é☃\ncommand ls -> 20KB")
     fields = [
@@ -172,9 +225,13 @@ def test_an_artifact_comes_whole_to_stdout_or_a_file(here: Shell) -> None:
     with here.terminal("artifact", run_id, str(binary), pointer, "-o", "x.bin") as terminal:
         assert terminal.ended() == 0
         assert "716,800 of 716,800 bytes" in terminal.text
+    line = f"{sys.executable} -m orchestrator artifact {run_id} {binary} {pointer} | wc -c"
+    with here.terminal("-c", line, program=["sh"]) as terminal:
+        assert terminal.ended() == 0
+        assert "716,800 of 716,800 bytes" in terminal.text
     kept = here.cwd / "kept.txt"
     kept.write_text("mine")
-    for words in (["99", "/x"], [str(binary), "/nowhere"]):
+    for words in (["99", "/x"], ["0", "/x"], [str(binary), "/nowhere"]):
         assert here.run("artifact", run_id, *words, "-o", str(kept)).code == 4
     assert kept.read_text() == "mine"
     for bad in ("/nowhere/at/all", str(here.cwd)):
@@ -278,4 +335,17 @@ def test_names_and_ids_are_completed(here: Shell, monkeypatch: pytest.MonkeyPatc
     assert (names("ni"), names("run_"), names("x")) == (["nina"], [run_id], [])
     asked = here.having(_ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS="orchestrator show ni", COMP_CWORD="2")
     assert asked.ok() == "nina\n"
+    assert set(KINDS) == {*BACKENDS, *SCRIPTED}
+    for words, expected in {
+        "run --resume ni": {"nina"},
+        "msg send ni": {"nina"},
+        "run --backend c": {"claude_code", "codex"},
+        "run --permission r": {"read_only"},
+        "run --on-approval a": {"ask", "allow"},
+    }.items():
+        count = str(len(words.split()))
+        asked = here.having(
+            _ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS=f"orchestrator {words}", COMP_CWORD=count
+        )
+        assert set(asked.ok().split()) == expected, words
     assert "_ORCHESTRATOR_COMPLETE" in here.having(SHELL="/bin/bash").ok("--show-completion", "bash")

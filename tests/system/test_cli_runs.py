@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Generator
@@ -95,7 +96,9 @@ def test_a_wrong_call_is_refused_in_one_sentence(here: Shell) -> None:
         ["run", "-b", "scripted", "x", "--priority", "9"],
         ["run", "-b", "scripted", "x", "--priority", "high"],
         ["run", "-b", "scripted", "x", "--resume", "nobody"],
+        ["run", "-b", "scripted", "x", "--fork"],
         ["run", "-b", "scripted", "x", "-C", "/nowhere/at/all"],
+        ["ls", "--watch", "--json"],
         ["run", "-b", "scriptd", "x"],
         ["run", "-b", "scripted", ""],
         ["run", "-b", "scripted", "x", "--no-such-option"],
@@ -109,6 +112,7 @@ def test_a_wrong_call_is_refused_in_one_sentence(here: Shell) -> None:
     for words, done in zip(bad, here.all(bad), strict=True):
         assert (done.code, done.out) == (2, ""), (words, done)
         assert done.err.strip(), words
+    assert "--schema takes a JSON object\n" in here.run("run", "-b", "scripted", "x", "--schema", "[1]").err
     assert "did you mean 'scripted'" in here.run("run", "-b", "scriptd", "x").err
 
 
@@ -133,6 +137,11 @@ def test_what_is_not_there_is_not_found(here: Shell) -> None:
     for words, done in zip(commands, told, strict=True):
         assert done.code == 4, (words, done)
     assert "no agent 'nobody'" in told[0].err
+    assert "see `orchestrator ls`" in told[0].err
+    assert "call list_runs" in told[1].json["error"]["message"]
+    assert "see `orchestrator ls`" in here.run("show", "../x").err
+    failed = here.ok("show", here.over("fail no luck"))
+    assert ("`orchestrator" in failed, "continue_run" in failed) == (True, False), failed
     assert [done.json["error"]["code"] for done in told[1::2]] == ["run_not_found"] * 4
 
 
@@ -146,7 +155,9 @@ def test_a_run_is_left_and_waited_for(here: Shell) -> None:
     assert late.code == 124
     assert (late.json["done"], late.json["timed_out"]) == (False, True)
     assert here.run("wait", first, "--timeout", "0").code == 124
-    assert here.run("wait", first, "--timeout", "-1").code == 124
+    for words in (["wait", first], ["msg", "wait"]):
+        for seconds in ("-1", "nan", "inf", "-inf"):
+            assert here.run(*words, "--timeout", seconds).code == 2, (words, seconds)
     with ending(here.ground.start("wait", first, cwd=here.cwd)) as waiting:
         until(lambda: psutil.Process(waiting.pid).num_threads() > 1, "it reads the files")
         assert interrupted(waiting) == 130
@@ -238,6 +249,25 @@ def test_the_options_of_run_reach_the_run(here: Shell) -> None:
     assert broken.code == 1
 
 
+def test_no_attempt_to_mend_is_an_answer_too(here: Shell) -> None:
+    words = ["--check", "test -e made", "--limits", '{"fix_attempts": 3}', "--fix", "0", "--json", "final x"]
+    run = here.run("run", "-b", "scripted", *words).lines[-1]
+    assert run["error"]["code"] == "checks_failed"
+    spec = json.loads((here.cwd / ".orchestrator" / "runs" / run["run_id"] / "spec.json").read_text())
+    assert "fix_attempts" not in spec.get("limits", {})
+
+
+def test_what_happens_inside_is_said_when_wanted(here: Shell) -> None:
+    here.over("final x")
+    done = here.run("--verbose", "run", "-b", "scripted", "--detach", "final x")
+    pid = here.json("host", "status")["pid"]
+    assert f"the host is process {pid} at " in done.err
+    assert re.search(r"spawn_run: \d+ ms to connect, \d+ ms until the answer", done.err), done.err
+    assert "just started" not in done.err
+    here.ok("host", "stop", "--cancel")
+    assert ", just started" in here.run("--verbose", "run", "-b", "scripted", "--detach", "final x").err
+
+
 def test_runs_are_cancelled(here: Shell) -> None:
     long, asks, over = here.detached("sleep 60"), here.waiting("ask Which?"), here.over("final x")
     done = here.run("cancel", long, asks, over, "--reason", "enough")
@@ -292,15 +322,16 @@ def test_without_a_host_commands_say_so(here: Shell, tmp_path: Path) -> None:
 
 
 def test_the_help_has_examples_and_loads_nothing(here: Shell) -> None:
-    names = "run ls show events wait answer say cancel artifact gc doctor config clients".split()
+    names = "run ls show events wait answer say cancel artifact gc doctor config clients mcp".split()
+    names += ["host start", "host status", "host stop", "host logs", "msg whoami", "msg list"]
     for columns, some in (("80", names[::2]), ("40", names[1::2])):
         place = here.having(COLUMNS=columns)
-        for name, done in zip(some, place.all([[name, "--help"] for name in some]), strict=True):
+        for name, done in zip(some, place.all([[*name.split(), "--help"] for name in some]), strict=True):
             assert done.code == 0
             assert max(len(line) for line in done.out.splitlines()) <= int(columns), (name, done.out)
             assert f"orchestrator {name}" in done.out.partition("Options:")[2].replace("\n", " "), name
     top = here.run("--help")
-    assert all(f"  {name} " in top.out for name in [*names, "host", "mcp"])
+    assert all(f"  {name} " in top.out for name in [*(name for name in names if " " not in name), "host"])
     assert here.run().code in (0, 2)
     assert here.run("host").code in (0, 2)
     assert here.ok("--version").startswith("orchestrator ")

@@ -98,7 +98,7 @@ def test_what_is_asked_is_not_shown_cut_without_a_word(here: Shell) -> None:
     run_id = here.waiting(f"approve {'echo safe; ' * 3000}rm -rf /")
     shown = here.ok("show", run_id)
     pointed = next(line for line in shown.splitlines() if "orchestrator artifact" in line).split()[-3:]
-    assert here.ok("artifact", *pointed).count("rm -rf /") == 2
+    assert "rm -rf /" in here.ok("artifact", *pointed)
     here.ok("cancel", run_id)
     with here.terminal("run", "-b", "scripted", f"approve {'echo safe; ' * 3000}rm -rf /") as terminal:
         assert "orchestrator artifact" in terminal.expect("[a]pprove or [d]eny")
@@ -204,6 +204,25 @@ def test_no_output_of_an_agent_commands_the_terminal(here: Shell) -> None:
             terminal.fits()
     texts = [event["data"].get("text") for event in here.run("events", run_id, "--json").lines]
     assert f"a{HOSTILE}z" in texts  # a program gets what was said
+
+
+def test_neither_a_text_nor_a_projects_settings_command_the_terminal(here: Shell) -> None:
+    run_id = here.over(f"say a{HOSTILE}z")
+    seq = next(e["seq"] for e in here.run("events", run_id, "--json").lines if e["type"] == "agent_message")
+    with here.terminal("artifact", run_id, str(seq), "/text") as terminal:
+        assert terminal.ended() == 0
+        terminal.fits()
+        assert "␛[2J" in terminal.text
+    assert here.bytes("artifact", run_id, str(seq), "/text").stdout.decode() == f"a{HOSTILE}z"
+    odd = here.at(here.cwd / "a\x1b[2Jz")
+    settings = odd.cwd / ".orchestrator.toml"
+    settings.write_text('backend = "a\\u001b[2Jz"\nenv_deny = ["A\\u001b[2J"]\ntrusted_dirs = ["\\u001b[2J"]\n')
+    for words in (["config"], ["doctor"], ["clients"]):
+        done = odd.bytes(*words)
+        assert b"\x1b" not in done.stdout + done.stderr, words
+        with odd.terminal(*words, columns=200) as terminal:
+            terminal.ended()
+            assert "\x1b[2J" not in terminal.raw, words
 
 
 @pytest.mark.parametrize("columns", [80, 40, 20])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
@@ -111,6 +112,16 @@ def test_gc_follows_no_link_out_of_its_store(here: Shell, tmp_path: Path) -> Non
     assert (elsewhere / oldest / "events.jsonl").exists()
 
 
+def test_gc_removes_nothing_of_another_directory(here: Shell, tmp_path: Path) -> None:
+    other = here.at(tmp_path / "other")
+    run_id = other.over("final x")
+    (here.cwd / ".orchestrator").symlink_to(other.cwd / ".orchestrator")
+    for words in ([], ["--delete"]):
+        done = here.run("gc", "--keep", "0", *words)
+        assert (done.code, done.out, "is a link" in done.err) == (1, "", True), done
+    assert runs_of(other) == {run_id}
+
+
 def test_gc_leaves_what_it_does_not_understand(here: Shell) -> None:
     oldest, damaged, newest = three_runs(here)
     store = here.cwd / ".orchestrator"
@@ -141,9 +152,13 @@ def test_settings_are_shown_with_where_they_come_from(here: Shell) -> None:
     assert settings["backend"] == {"value": "scripted", "source": "ORCHESTRATOR_BACKEND"}
     assert settings["mask_env"]["value"] == ["A"]
     assert settings["host_idle_s"] == {"value": 600.0, "source": "default"}
-    assert "max_runs_per_tree" in document["notices"][0]
+    assert any("max_runs_per_tree" in notice for notice in document["notices"])
+    told = "ORCHESTRATOR_LOG_LEVEL: log_level: it counts only for a host that is started with it"
+    assert (settings["log_level"], told in document["notices"]) == ({"value": "info", "source": "default"}, True)
     plain = place.run("config")
     assert "max_depth\t1\t" in plain.out
+    assert "mask_env\tA\t" in plain.out
+    assert "trusted_dirs\tnothing\t" in plain.out
     assert "max_runs_per_tree" in plain.err
     (here.cwd / ".orchestrator.toml").write_text("max_dept = 1")
     for words in (["config"], ["run", "x"]):
@@ -156,6 +171,10 @@ def test_the_host_is_looked_at_and_stopped(here: Shell) -> None:
     status = here.json("host", "status")
     assert (status["running"], status["live"] >= 1) == (True, True)
     assert "live runs" in here.ok("host", "status")
+    assert here.json("host", "start")["pid"] == status["pid"]
+    with here.terminal("host", "logs", "-n", "1000", "--json", columns=500) as terminal:
+        assert terminal.ended() == 0
+        assert all("message" in json.loads(line) for line in terminal.text.splitlines())
     assert "listens" in here.ok("host", "logs", "-n", "1000")
     assert here.piped("orchestrator host logs | head -1").code == 0
     assert "the host is gone" in here.ok("host", "stop", "--cancel")
@@ -163,8 +182,10 @@ def test_the_host_is_looked_at_and_stopped(here: Shell) -> None:
     assert here.run("host", "status", "--json").json == {"running": False}
     assert here.json("show", run_id)["status"] == "cancelled"
     assert here.run("host", "stop").code == 0
+    assert here.json("host", "stop") == {"was_running": False, "running": False}
     here.ok("host", "start")
     assert here.json("host", "status")["live"] == 0
+    assert here.json("host", "stop") == {"was_running": True, "running": False}
 
 
 def test_a_run_whose_host_was_killed_is_told_truly(here: Shell) -> None:

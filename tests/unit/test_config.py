@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,44 @@ def test_a_project_and_an_environment_only_narrow(home: Home, cwd: Path, source:
 
 
 def test_what_is_no_cap_the_environment_decides(home: Home, cwd: Path) -> None:
-    user(home, "host_idle_s = 5\n")
-    effective = load(home.path, cwd, {"ORCHESTRATOR_HOST_IDLE_S": "7.5", "ORCHESTRATOR_HOME": "/x", "OTHER": "y"})
-    assert effective.settings.host_idle_s == 7.5
-    assert effective.origins["host_idle_s"].source == "ORCHESTRATOR_HOST_IDLE_S"
+    user(home, 'backend = "codex"\n')
+    effective = load(home.path, cwd, {"ORCHESTRATOR_BACKEND": "claude_code", "ORCHESTRATOR_HOME": "/x", "OTHER": "y"})
+    assert effective.settings.backend == "claude_code"
+    assert effective.origins["backend"].source == "ORCHESTRATOR_BACKEND"
+
+
+def test_what_is_the_hosts_comes_from_the_users_file_and_its_own_environment(home: Home, cwd: Path) -> None:
+    user(home, "host_idle_s = 5\n[max_concurrent_runs]\nlocal = 4\n")
+    write(cwd / ".orchestrator.toml", 'log_level = "debug"\n[max_concurrent_runs]\nlocal = 1\n')
+    env = {"ORCHESTRATOR_HOST_IDLE_S": "7.5", "ORCHESTRATOR_MAX_CONCURRENT_RUNS_LOCAL": "2"}
+    effective = load(home.path, cwd, env)
+    settings = effective.settings
+    assert (settings.max_concurrent_runs_local, settings.host_idle_s, settings.log_level) == (4, 5.0, "info")
+    assert effective.origins["max_concurrent_runs_local"].source == str(home.path / "config.toml")
+    told = "\n".join(effective.notices)
+    assert told.count("the host's, which serves all directories; set it in") == 2
+    assert told.count("it counts only for a host that is started with it") == 2
+    own = load(home.path, None, env)
+    assert (own.settings.max_concurrent_runs_local, own.settings.host_idle_s, own.notices) == (2, 7.5, [])
+
+
+def test_a_file_of_settings_is_looked_at_before_it_is_read(home: Home, cwd: Path, tmp_path: Path) -> None:
+    project = cwd / ".orchestrator.toml"
+    project.symlink_to("/dev/zero")
+    with pytest.raises(InvalidArgument, match="it is a link"):
+        load(home.path, cwd, {})
+    project.unlink()
+    os.mkfifo(project)
+    with pytest.raises(InvalidArgument, match="no regular file"):
+        load(home.path, cwd, {})
+    project.unlink()
+    write(project, "# " + "x" * 2**20)
+    with pytest.raises(InvalidArgument, match="over 1,048,576 bytes"):
+        load(home.path, cwd, {})
+    project.unlink()
+    write(tmp_path / "dotfiles" / "orchestrator.toml", "max_depth = 1\n")
+    (home.path / "config.toml").symlink_to(tmp_path / "dotfiles" / "orchestrator.toml")
+    assert load(home.path, cwd, {}).settings.max_depth == 1
 
 
 def test_on_approval_is_narrowed_from_allow_to_deny(home: Home, cwd: Path) -> None:
@@ -84,6 +119,12 @@ def test_on_approval_is_narrowed_from_allow_to_deny(home: Home, cwd: Path) -> No
         ("max_depth = -1", "it takes a whole number"),
         ("max_depth = 1.5", "it takes a whole number"),
         ("max_depth = true", "it takes a whole number"),
+        ("max_runs_per_tree = inf", "it takes a whole number from 1 on"),
+        ("max_depth = nan", "it takes a whole number"),
+        ("host_idle_s = inf", "it takes a number"),
+        ("rate_limit_wait_s = nan", "it takes a number"),
+        ('host_idle_s = "1e999"', "it takes a number"),
+        ("max_concurrent_runs_local = 0", "it takes a whole number from 1 on"),
         ('max_permission = "root"', "one of read_only, workspace_write, full_access"),
         ("trusted_dirs = [1]", "a list of strings"),
         ("backend = 3", "a string"),
