@@ -18,7 +18,7 @@ from orchestrator.model import JsonObject, Run
 from orchestrator.queries import Queries
 from orchestrator.store.layout import RUN_ID, Home, RunDir
 from orchestrator.store.owner import is_owned
-from orchestrator.store.reader import RunReader
+from orchestrator.store.reader import RunReader, State
 
 if TYPE_CHECKING:
     from orchestrator.store.log import RunLog
@@ -31,6 +31,8 @@ class Files:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self._seen: tuple[RunDir, State] | None = None
+        """The run that was looked at last, which may be followed."""
 
     def log_of(self, run_id: str) -> RunLog | None:
         """No run lives in a command."""
@@ -46,14 +48,18 @@ class Files:
 
     async def state(self, run_dir: RunDir) -> Run:
         """The run now."""
-        reader = RunReader(run_dir)
-        run = (await asyncio.to_thread(reader.state)).run
+        run = await asyncio.to_thread(self._read, run_dir)
         if run.terminal or await asyncio.to_thread(is_owned, run_dir):
             return run
         await command(
             "get_run", {"run_id": run.run_id}, run_dir.workspace.cwd
         )  # the host recovers what it is asked for
-        return (await asyncio.to_thread(reader.state)).run
+        return await asyncio.to_thread(self._read, run_dir)
+
+    def _read(self, run_dir: RunDir) -> Run:
+        known = self._seen[1] if self._seen and self._seen[0] == run_dir else None
+        self._seen = run_dir, RunReader(run_dir).state(known)
+        return self._seen[1].run
 
 
 class Reach:

@@ -30,6 +30,8 @@ KEPT = (
     "ORCHESTRATOR_LOG_LEVEL",
     "ORCHESTRATOR_MAX_CONCURRENT_RUNS_LOCAL",
     "ORCHESTRATOR_MAX_CONCURRENT_RUNS_REMOTE",
+    "ORCHESTRATOR_RATE_LIMIT_WAIT_S",
+    "ORCHESTRATOR_DELIVERY_RETRY_S",
 )
 KEPT_PREFIXES = ("LC_", "XDG_", "PYTHON", "LD_", "DYLD_", "SSL_CERT_")
 """Never ORCHESTRATOR_RUN_ID: a host that an agent happened to start is not part of that agent's run."""
