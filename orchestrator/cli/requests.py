@@ -46,14 +46,8 @@ def whole_of(run_dir: RunDir, request: JsonObject) -> Asked:
             return Asked({**request, **whole, "seq": request["seq"]}, str(told.get("text", "")), [])
         if event and told:
             return Asked({**request, **told, "seq": request["seq"]}, str(told.get("text", "")), sorted(refs))
-    except (
-        OrchestratorError,
-        OSError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # damaged: what the list has is all there is
-        pass
+    except (OrchestratorError, OSError, KeyError, TypeError, AttributeError):
+        pass  # damaged: what the list has is all there is
     return Asked(request, request["text"], [f"/request{pointer}" for pointer in request.get("clipped") or ()])
 
 

@@ -11,24 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.model import JsonObject
 from tests.models.claude_player import ClaudePlayer
 from tests.models.player import agent_environment
 from tests.system.shell import Shell, shell
+from tests.system.test_claude_requests import SIZE, TOPPINGS
 
 pytestmark = pytest.mark.system
-SIZE: JsonObject = {
-    "question": "Which size?",
-    "header": "Size",
-    "options": [{"label": "small", "description": "for one"}, {"label": "large", "description": "for two"}],
-    "multiSelect": False,
-}
-TOPPINGS: JsonObject = {
-    "question": "Which toppings?",
-    "header": "Toppings",
-    "options": [{"label": label, "description": f"with {label}"} for label in ("ham", "olives", "corn")],
-    "multiSelect": True,
-}
 FETCH = {"url": "http://127.0.0.1:9/page", "prompt": "what it says\nand what it leaves out"}
 
 
