@@ -249,3 +249,28 @@ async def test_calls_are_bounded_like_everything_that_an_agent_does(tools: Tools
     assert next(count) < 40
     page = await tools.call("poll_events", {"run_id": run["run_id"], "types": ["status_changed"], "wait_ms": 0})
     assert any(event["data"].get("detail") == "calls report_progress" for event in page["events"])
+
+
+async def test_a_pass_is_worth_nothing_with_the_next_owner_of_its_run(home: Home, agent: FakeAgent, cwd: Path) -> None:
+    async def send(reply: Reply) -> None:
+        await reply.stream({"task": task("WORKING")}, update("INPUT_REQUIRED", said("Which?", "m1")))
+
+    async def get(reply: Reply) -> None:
+        await reply.result(task("INPUT_REQUIRED", message=said("Which?", "m1")))
+
+    extended(agent).on |= {"SendStreamingMessage": send, "GetTask": get}
+    caller = Caller(cwd=cwd, env={"PATH": "/bin"})
+    keys: list[str] = []
+    run_id = ""
+    for _ in range(2):
+        async with Engine(home, Backends(BACKENDS).load) as engine, agents_door(engine):
+            with engine.lives.client(caller):
+                run_id = run_id or await begin(Tools(engine, caller), agent)
+                digest = await Tools(engine, caller).call("wait_runs", {"run_ids": [run_id]})
+                assert digest["runs"][0]["status"] == "input_required"
+                life = engine.lives.get(run_id)
+                assert life is not None
+                assert life.face is not None
+                assert not any(life.face.knows(key) for key in keys)
+                keys.append(life.face.key)
+    assert len(keys) == 2
