@@ -228,10 +228,9 @@ class Gate:
         if refusal := self._refusal(scope, headers):
             await refusal(scope, receive, send)
             return
-        asked = headers.get(b"a2a-extensions") or headers.get(b"x-a2a-extensions") or b""
-        active = URI in [name.strip() for name in asked.decode("latin-1").split(",")]
-
-        added = [(b"a2a-extensions", URI.encode())] if active else []
+        # A2A 0.3 has the older name; each client is answered by its own
+        asked = {name: headers[name] for name in (b"a2a-extensions", b"x-a2a-extensions") if name in headers}
+        added = [(name, URI.encode()) for name, uris in asked.items() if _names(uris, URI)]
         if _is_public(scope):
             added.append((b"last-modified", self._since))
 
@@ -259,6 +258,11 @@ class Gate:
             error = {"code": CONTENT_TYPE_NOT_SUPPORTED, "message": "the content type must be application/json"}
             return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error})
         return None
+
+
+def _names(uris: bytes, uri: str) -> bool:
+    """Whether a header's list has the URI."""
+    return uri in [name.strip() for name in uris.decode("latin-1").split(",")]
 
 
 def _is_public(scope: Scope) -> bool:

@@ -151,7 +151,7 @@ async def test_what_is_sent_to_a_queued_run_is_not_lost_to_the_one_before(place:
 
 
 async def test_an_answer_that_came_while_nobody_waited_stops_no_clock(place: Place) -> None:
-    run_id = await working(place, limits={"timeout_s": 1.5})
+    run_id = await working(place, limits={"timeout_s": 3})
     question = await asking(place, run_id, "Which?")
     question.cancel()
     await asyncio.wait({question})

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from backends import BACKENDS, SCRIPTED, Backends
@@ -20,6 +21,8 @@ from orchestrator.events import Progress
 from orchestrator.host.agents import agents_door
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
+from test_agents.a2a_agent import Settings, serve
+from test_agents.scripted import Scripted
 from tests.fake_agent import FakeAgent, Reply, said, task, update
 from tests.unit.test_reattach import begun, over
 
@@ -274,3 +277,14 @@ async def test_a_pass_is_worth_nothing_with_the_next_owner_of_its_run(home: Home
                 assert not any(life.face.knows(key) for key in keys)
                 keys.append(life.face.key)
     assert len(keys) == 2
+
+
+@pytest.mark.parametrize("name", ["A2A-Extensions", "X-A2A-Extensions"])
+async def test_an_agent_says_that_it_goes_by_the_extension_in_the_header_of_its_client(name: str) -> None:
+    async with serve(Scripted(), Settings()) as url, httpx.AsyncClient() as client:
+        card = f"{url}/.well-known/agent-card.json"
+        assert name not in (await client.get(card)).headers
+        answer = await client.get(card, headers={name: f"urn:other, {URI}"})
+        assert answer.headers[name] == URI
+        other = {"A2A-Extensions", "X-A2A-Extensions"} - {name}
+        assert not other & {header.title() for header in answer.headers}
