@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from orchestrator import __version__
 from orchestrator.cli.output import command, end, open_streams
@@ -33,12 +37,44 @@ app = typer.Typer(
 def main(arguments: Sequence[str]) -> int:
     """Runs a command. Returns its exit code."""
     open_streams()
-    import_module("orchestrator.cli.more")  # its commands are the app's
     try:
-        app(args=list(arguments), prog_name="orchestrator")
+        _needed(arguments)(args=list(arguments), prog_name="orchestrator")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0
+
+
+def _needed(arguments: Sequence[str]) -> typer.Typer:
+    """The app with the command that is called alone, or with all of them, for help and completion.
+
+    Typer evaluates the signatures of all commands before it runs one, which takes longer than most commands do.
+    """
+    completes = "_ORCHESTRATOR_COMPLETE" in os.environ
+    called = None if completes else next((word for word in arguments if not word.startswith("-")), None)
+    if all(called != _name_of(info) for info in app.registered_commands):
+        import_module("orchestrator.cli.more")  # its commands are the app's
+    chosen = copy(app)
+    if called is None and not completes:
+        chosen.registered_commands = list(map(_short_command, app.registered_commands))
+        chosen.registered_groups = list(map(_short_group, app.registered_groups))
+    elif any(called == _name_of(info) for info in (*app.registered_commands, *app.registered_groups)):
+        chosen.registered_commands = [info for info in app.registered_commands if _name_of(info) == called]
+        chosen.registered_groups = [info for info in app.registered_groups if _name_of(info) == called]
+    return chosen
+
+
+def _name_of(info: CommandInfo | TyperInfo) -> str:
+    return str(info.name or getattr(info.callback, "__name__", ""))
+
+
+def _short_command(info: CommandInfo) -> CommandInfo:
+    """A command as a list of all shows it: with what it is for, and without its options."""
+    return CommandInfo(_name_of(info), help=inspect.getdoc(info.callback), callback=lambda: None)
+
+
+def _short_group(info: TyperInfo) -> TyperInfo:
+    """The same for a group of commands."""
+    return TyperInfo(typer.Typer(help=info.typer_instance.info.help if info.typer_instance else None), name=info.name)
 
 
 def reach_of(cwd: Path | None) -> Reach:
