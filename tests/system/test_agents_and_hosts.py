@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 MODELS: dict[str, type[Player]] = {"claude_code": ClaudePlayer, "codex": CodexPlayer}
 WORKING = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(1000)"
 """A command that says who it is and goes on for ever."""
-DETACHED = f'nohup setsid python3 -c "{WORKING}" > /dev/null 2>&1 &'
+DETACHED = f'nohup setsid python3 -c "{WORKING}" > /dev/null 2>&1 & until test -s pid; do sleep 0.05; done'
+"""One that leaves its shell's group and session; the shell stays until it has, for an agent may end the group then."""
 
 
 @dataclass(frozen=True)
