@@ -272,9 +272,8 @@ async def test_who_does_not_read_is_dropped_after_a_while_and_said_in_the_log(
             writer.write(lines(listing(number)))
             assert json.loads(await reader.readline())["id"] == number
         async with asyncio.timeout(20):
-            while await clients(connect) != 1:  # noqa: ASYNC110  the session of who was dropped ends behind the log line
+            while await clients(connect) != 1:  # noqa: ASYNC110  its session ends behind the log line
                 await asyncio.sleep(0.01)
-        asking.close()
 
 
 def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecord]:
