@@ -16,7 +16,7 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 LAG_S = 0.25
-_BEAT_S = 0.05
+_BEAT_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
