@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 from orchestrator import front_matter
 from orchestrator.errors import InvalidArgument, LimitExceeded, OrchestratorError, ProfileNotFound, nearest
+from orchestrator.files import open_file
 from orchestrator.front_matter import NAME
 from orchestrator.model import JsonObject
 
@@ -211,21 +211,14 @@ def _read(path: Path, real: Path, source: Source, _facts: tuple[int, int, int]) 
     )
 
 
-def _opener(path: str, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file; give the path of a Markdown file")
-    return descriptor
-
-
 def _content(path: Path, real: Path) -> bytes:
     """What is in the file itself: no link that has taken its place, and no pipe, which would be waited for."""
     try:
-        with open(real, "rb", opener=_opener) as file:
+        with os.fdopen(open_file(real, os.O_RDONLY), "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidArgument(f"profile {path} cannot be read: {error.strerror}") from error
+        what = "it is no file; give the path of a Markdown file" if error.errno == errno.EINVAL else error.strerror
+        raise InvalidArgument(f"profile {path} cannot be read: {what}") from error
     if len(content) > MAX_BYTES:
         raise LimitExceeded(f"profile {path} has over {MAX_BYTES:,} bytes; shorten it")
     return content
