@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
-
-from orchestrator.host.place import TOOLSETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +25,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve_mcp(**wanted)
     if given[:3] == ["host", "serve", "--detach"]:  # what a bridge starts
         return _be_the_host(given[3:])
-    try:
-        from orchestrator.cli.app import main as run
+    code = _command(given)
+    if arguments is None:
+        os._exit(code)  # taking all modules apart takes as long as many a command; all is flushed
+    return code
 
-        return run(given)
+
+def _command(given: list[str]) -> int:
+    try:
+        if (flags := _plain_ls(given)) is not None:
+            from orchestrator.cli.listing import ls_here
+
+            code = ls_here(**flags)
+        else:
+            from orchestrator.cli.app import main as run
+
+            code = run(given)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    except OSError as error:  # of what the parser wrote; commands tell of their own
+        sys.stderr.write(f"orchestrator: cannot write: {error.strerror}\n")
+        code = 1
+    return code
 
 
 def _plain_mcp(given: list[str]) -> dict[str, Any] | None:
@@ -47,10 +63,23 @@ def _plain_mcp(given: list[str]) -> dict[str, Any] | None:
             return None
 
 
+def _plain_ls(given: list[str]) -> dict[str, bool] | None:
+    """The arguments of `ls_here` for `ls` as it is mostly called; None for anything else.
+
+    The parser takes longer to load than the list takes to make, and agents ask for it often.
+    """
+    names = {"--all": "everywhere", "-a": "everywhere", "--tree": "tree", "--json": "as_json"}
+    if given[:1] != ["ls"] or not set(given[1:]) <= names.keys():
+        return None
+    return {names[flag]: True for flag in given[1:]}
+
+
 def serve_mcp(
     *, scripted: bool = False, toolsets: Sequence[str] = (), in_process: bool = False, verbose: bool = False
 ) -> int:
     """`orchestrator mcp`: a bridge to the host, or a server with the runs in this process."""
+    from orchestrator.host.place import TOOLSETS
+
     if unknown := [name for name in toolsets if name not in TOOLSETS]:
         sys.stderr.write(f"orchestrator: no toolset {unknown[0]!r}; known: {', '.join(TOOLSETS)}\n")
         return 2
@@ -76,7 +105,6 @@ def _be_the_host(given: list[str]) -> int:
 def _serve_in_process(*, scripted: bool, toolsets: Sequence[str], verbose: bool) -> None:
     import asyncio
     import logging
-    import os
     from concurrent.futures import ThreadPoolExecutor
     from contextlib import AsyncExitStack
     from dataclasses import replace

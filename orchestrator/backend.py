@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 from orchestrator.config import Settings
 from orchestrator.ends import Outcome
-from orchestrator.events import Update
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Usage
+from orchestrator.updates import Update
 
 Ability = Literal[
     "steer", "resume", "fork", "permission", "images", "attach",

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.backend import RunContext
-from orchestrator.events import FileChanged
 from orchestrator.model import JsonObject
+from orchestrator.updates import FileChanged
 
 LEFT_OUT = frozenset(
     (".git", ".hg", ".orchestrator", "node_modules", ".venv", "venv", "__pycache__", ".pytest_cache", ".mypy_cache",

@@ -25,8 +25,8 @@ import psutil
 
 from orchestrator.backend import RunContext
 from orchestrator.errors import BackendError
-from orchestrator.events import AgentProcess
 from orchestrator.process import FILES_LIMIT, MARKER, reap, start_of
+from orchestrator.updates import AgentProcess
 
 LINE_BYTES = 64 * 2**20
 """A longer line ends the run."""

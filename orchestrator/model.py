@@ -7,7 +7,6 @@ frozen, and all turn into the JSON documents of the store by `to_json` (absent r
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -60,6 +59,8 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 def new_id(prefix: Literal["run", "ses"]) -> str:
     """A path-safe id of 26 characters: microseconds since 1970 first, so that ids sort by age, then 55 random bits."""
+    import secrets  # with the digests behind it, it loads longer than this module; only who spawns needs it
+
     number = (time.time_ns() // 1000) << 55 | secrets.randbits(55)
     return prefix + "_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(105, -5, -5))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.backend import RunContext
 from orchestrator.errors import BackendError
-from orchestrator.events import RateLimited
+from orchestrator.updates import RateLimited
 
 GO_ON = "The provider takes requests again. Go on with the task."
 """What an agent is told that had begun when its provider took no more requests."""

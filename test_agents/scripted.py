@@ -49,7 +49,8 @@ import orjson
 from orchestrator.backend import Ability, RunContext
 from orchestrator.config import Settings
 from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
-from orchestrator.events import (
+from orchestrator.model import Answer, InputRequest, JsonObject, RunSpec, Usage
+from orchestrator.updates import (
     AgentMessage,
     ArtifactAdded,
     ArtifactChunk,
@@ -64,7 +65,6 @@ from orchestrator.events import (
     ToolFinished,
     ToolStarted,
 )
-from orchestrator.model import Answer, InputRequest, JsonObject, RunSpec, Usage
 
 PIECE = 64 * 1024
 _SIZE = re.compile(r"(\d+)(B|KB|MB)")

@@ -23,8 +23,8 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 from backends.remote_a2a.extension import ToolCall
-from orchestrator.events import Progress, Update
 from orchestrator.model import Answer, InputRequest, JsonObject, compact
+from orchestrator.updates import Progress, Update
 from test_agents import pipe
 
 logger = logging.getLogger(__name__)

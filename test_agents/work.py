@@ -32,9 +32,9 @@ from orchestrator.backend import Backend
 from orchestrator.config import Settings, load
 from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
 from orchestrator.errors import BackendError, OrchestratorError
-from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, SessionBound, Started, Update
 from orchestrator.home import default_home
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Usage
+from orchestrator.updates import AgentMessage, ArtifactAdded, ArtifactChunk, SessionBound, Started, Update
 from test_agents.tool_server import ToolResult, ToolServer
 
 logger = logging.getLogger(__name__)

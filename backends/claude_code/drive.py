@@ -31,11 +31,11 @@ from orchestrator.backend import RunContext
 from orchestrator.changes import Watch, tell_changes
 from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError
-from orchestrator.events import Started
 from orchestrator.line_process import HURRY_S, LineProcess, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import JsonObject, RunSpec, Usage, as_array, as_object
 from orchestrator.rate_limits import LimitReached, seconds_until, wait_out
+from orchestrator.updates import Started
 from orchestrator.values import OURS
 
 OLDEST = (2, 1, 248)

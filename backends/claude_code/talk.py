@@ -39,10 +39,10 @@ from backends.claude_code.updates import SYNTHETIC, Stored, Translation
 from orchestrator.backend import RunContext, denial
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError, OrchestratorError
-from orchestrator.events import Progress, Update
 from orchestrator.line_process import HURRY_S, LineProcess
 from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec, as_object
+from orchestrator.updates import Progress, Update
 from orchestrator.values import OURS
 
 CONNECT_S = 60.0

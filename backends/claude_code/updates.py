@@ -27,7 +27,8 @@ from claude_agent_sdk import (
 
 from orchestrator.backend import DENIED
 from orchestrator.changes import added, located, shown
-from orchestrator.events import (
+from orchestrator.model import JsonObject, as_array, as_object
+from orchestrator.updates import (
     AgentMessage,
     CommandFinished,
     CommandStarted,
@@ -42,7 +43,6 @@ from orchestrator.events import (
     ToolStarted,
     Update,
 )
-from orchestrator.model import JsonObject, as_array, as_object
 
 SYNTHETIC = "<synthetic>"
 """The model of messages that the CLI makes up itself, such as errors."""

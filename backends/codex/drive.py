@@ -26,12 +26,12 @@ from orchestrator import rate_limits
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch, tell_changes
 from orchestrator.ends import Outcome, Rejected
-from orchestrator.events import Started
 from orchestrator.home import default_home, make_directory
 from orchestrator.line_process import HURRY_S, line_process
 from orchestrator.logins import GO_ON, LoginNeeded, settle
 from orchestrator.model import JsonObject, RunSpec, as_object
 from orchestrator.rate_limits import LimitReached, seconds_until, wait_out
+from orchestrator.updates import Started
 
 COLD_STARTS = 8
 """How often a start is tried again that failed because several made a new CODEX_HOME at the same time."""

@@ -19,10 +19,10 @@ from backends.codex.updates import Translation, limit_of
 from orchestrator.backend import RunContext
 from orchestrator.changes import Watch
 from orchestrator.errors import BackendError
-from orchestrator.events import AgentMessage, Progress, Reasoning
 from orchestrator.line_process import HURRY_S
 from orchestrator.logins import LoginNeeded
 from orchestrator.model import JsonObject, RunSpec, as_object
+from orchestrator.updates import AgentMessage, Progress, Reasoning
 
 INTERRUPT_S = 1.0
 """How long an interrupted turn may take to end, and its commands after that."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.changes import added, shown
-from orchestrator.events import (
+from orchestrator.model import JsonObject, Usage, as_array, as_object
+from orchestrator.updates import (
     AgentMessage,
     ArtifactAdded,
     CommandFinished,
@@ -25,7 +26,6 @@ from orchestrator.events import (
     ToolStarted,
     Update,
 )
-from orchestrator.model import JsonObject, Usage, as_array, as_object
 
 ASK_TOOL = "ask_caller"
 """The tool by which the agent asks its caller; its calls are told as requests, not as tools."""

@@ -24,8 +24,8 @@ from backends.remote_a2a.wire import Envelope
 from orchestrator.backend import RunContext
 from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError, OrchestratorError
-from orchestrator.events import Progress, RemoteRef, SessionBound, Started
 from orchestrator.model import Answer, Attachment, InputRequest, RunSpec
+from orchestrator.updates import Progress, RemoteRef, SessionBound, Started
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import contextlib
 from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
-from orchestrator.events import (
+from orchestrator.model import InputRequest, JsonObject, Usage, as_array, as_object, now
+from orchestrator.updates import (
     CommandFinished,
     CommandStarted,
     CommandUpdated,
@@ -25,7 +26,6 @@ from orchestrator.events import (
     ToolStarted,
     Update,
 )
-from orchestrator.model import InputRequest, JsonObject, Usage, as_array, as_object, now
 
 URI = "urn:orchestrator-mcp:a2a:orchestration:v1"
 """Permanent; a breaking change gets another one."""

@@ -28,8 +28,8 @@ from backends.remote_a2a.extension import (
 )
 from backends.remote_a2a.parts import json_part, text_of
 from orchestrator.ends import Cancelled, Completed, Failed, Outcome, Rejected
-from orchestrator.events import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
 from orchestrator.model import Attachment, InputRequest, JsonObject, as_array, as_object
+from orchestrator.updates import AgentMessage, ArtifactAdded, ArtifactChunk, Progress, Update
 
 ENDED = frozenset(
     {

@@ -17,7 +17,7 @@ import typer
 from typer.models import CommandInfo, TyperInfo
 
 from orchestrator import __version__
-from orchestrator.cli.output import command, end, open_streams
+from orchestrator.cli.output import ROWS, command, end, open_streams, place_of
 
 if TYPE_CHECKING:
     from orchestrator.cli.reach import Reach
@@ -82,20 +82,6 @@ def reach_of(cwd: Path | None) -> Reach:
     from orchestrator.cli.reach import Reach
 
     return Reach(place_of(cwd))
-
-
-def place_of(cwd: Path | None) -> Path:
-    """The directory to work for; default: this one.
-
-    Raises:
-        InvalidArgument: this one is gone.
-    """
-    from orchestrator.errors import InvalidArgument
-
-    try:
-        return (cwd or Path.cwd()).resolve()
-    except OSError as error:
-        raise InvalidArgument("the directory that you are in is gone; go to another one") from error
 
 
 def seconds(given: float | None) -> float | None:
@@ -226,7 +212,7 @@ def ls(
     ] = None,
     role: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
     session: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many.", min=1)] = ROWS,
     everywhere: Annotated[bool, typer.Option("--all", "-a", help="Of all directories.")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="Runs below those that spawned them.")] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it up to date.")] = False,

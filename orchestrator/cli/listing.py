@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.cli.output import DONE, age, console, one_line, print_json, say, used_words
+from orchestrator.cli.output import (
+    DONE,
+    ROWS,
+    age,
+    code_of,
+    console,
+    one_line,
+    open_streams,
+    place_of,
+    print_json,
+    say,
+    used_words,
+)
 from orchestrator.errors import StoreError
 from orchestrator.listing import Where, page_of, row_of, tree_of
 from orchestrator.model import JsonObject, compact
@@ -32,6 +44,15 @@ class Wanted(NamedTuple):
     limit: int
     everywhere: bool = False
     tree: bool = False
+
+
+def ls_here(*, everywhere: bool = False, tree: bool = False, as_json: bool = False) -> int:
+    """The command `ls` with these options alone, which needs no parser. Returns its exit code."""
+    open_streams()
+    return code_of(
+        lambda: ls(Wanted(place_of(None), {}, ROWS, everywhere=everywhere, tree=tree), as_json=as_json),
+        as_json=as_json,
+    )
 
 
 def ls(wanted: Wanted, *, as_json: bool) -> int:

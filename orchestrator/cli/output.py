@@ -1,4 +1,5 @@
-"""How commands speak: tables and colour for a person at a terminal, plain lines in a pipe, JSON for a program."""
+"""How commands end, and how they speak: tables and colour for a person at a terminal, plain lines in a pipe, JSON for
+a program. Every command loads this, so it loads nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -7,9 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
-
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+ROWS = 20
+"""How many runs a list shows if nobody says."""
 DONE, FAILED, NEEDS_INPUT, TIMED_OUT, INTERRUPTED = 0, 1, 10, 124, 130
 
 
@@ -35,17 +37,21 @@ def command(body: Callable[P, Coroutine[Any, Any, int]]) -> Callable[P, None]:
     return run
 
 
-def end(body: Callable[[], int], *, as_json: bool = False) -> None:
-    """Ends a command with the exit code of its body. Errors are told in one sentence, or as JSON."""
+def end(body: Callable[[], int], *, as_json: bool = False) -> NoReturn:
+    """Ends a command, by `SystemExit`: see `code_of`."""
+    raise SystemExit(code_of(body, as_json=as_json))
+
+
+def code_of(body: Callable[[], int], *, as_json: bool = False) -> int:
+    """The exit code that the body of a command returns. Errors are told in one sentence, or as JSON."""
     from orchestrator.errors import HostUnavailable, OrchestratorError, StoreError
-    from orchestrator.host.place import HostError
 
     try:
         try:
             code = body()
         except OrchestratorError as error:
             code = refuse(error, as_json=as_json)
-        except HostError as error:
+        except _host_error() as error:  # only looked at when something was raised
             code = refuse(HostUnavailable(str(error)), as_json=as_json)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -56,7 +62,27 @@ def end(body: Callable[[], int], *, as_json: bool = False) -> None:
     except OSError as error:
         _drop_output()
         code = refuse(StoreError(str(error)), as_json=False)
-    raise typer.Exit(code)
+    return code
+
+
+def _host_error() -> type[Exception]:
+    from orchestrator.host.place import HostError
+
+    return HostError
+
+
+def place_of(cwd: Path | None) -> Path:
+    """The directory to work for; default: this one.
+
+    Raises:
+        InvalidArgument: this one is gone.
+    """
+    from orchestrator.errors import InvalidArgument
+
+    try:
+        return (cwd or Path.cwd()).resolve()
+    except OSError as error:
+        raise InvalidArgument("the directory that you are in is gone; go to another one") from error
 
 
 def open_streams() -> None:

@@ -27,9 +27,9 @@ from orchestrator.cli.output import (
 )
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import ArtifactNotFound, InvalidArgument, nearest
-from orchestrator.events import Update
 from orchestrator.model import TERMINAL, JsonObject
 from orchestrator.store.layout import RunDir
+from orchestrator.updates import Update
 
 if TYPE_CHECKING:
     from rich.console import Console

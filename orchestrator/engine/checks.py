@@ -17,9 +17,9 @@ from typing import Any
 import orjson
 
 from orchestrator.engine.command import run_command
-from orchestrator.events import CommandFinished, CommandStarted, Update
 from orchestrator.model import JsonObject, compact
 from orchestrator.process import MARKER, reap
+from orchestrator.updates import CommandFinished, CommandStarted, Update
 
 TOLD_CHARS = 4_000
 """Of the output of each failed check, what its agent is told."""

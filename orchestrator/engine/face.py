@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from orchestrator.errors import BackendError, WrongState
-from orchestrator.events import Progress, Update
 from orchestrator.model import Answer, InputRequest, JsonObject, RunSpec, compact
 from orchestrator.process import MARKER
+from orchestrator.updates import Progress, Update
 
 PASS, SOCKET = "ORCHESTRATOR_RUN_PASS", "ORCHESTRATOR_RUN_SOCKET"
 """Variables of an agent, beside the marker. No name by which an agent would take a value for a secret to be removed."""

@@ -30,7 +30,12 @@ from orchestrator.engine.slots import Slot, Slots
 from orchestrator.engine.steering import Steering
 from orchestrator.engine.work import Shared, Work
 from orchestrator.errors import BackendError, StoreError, Unsupported, WrongState
-from orchestrator.events import (
+from orchestrator.events import message_added, waiting_status
+from orchestrator.logs import RUN_ID
+from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status, Usage, now
+from orchestrator.store.log import RunLog, uninterrupted
+from orchestrator.store.masking import lost_credentials, renewed, secrets_of
+from orchestrator.updates import (
     AgentProcess,
     ArtifactChunk,
     Progress,
@@ -39,13 +44,7 @@ from orchestrator.events import (
     SessionBound,
     Started,
     Update,
-    message_added,
-    waiting_status,
 )
-from orchestrator.logs import RUN_ID
-from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status, Usage, now
-from orchestrator.store.log import RunLog, uninterrupted
-from orchestrator.store.masking import lost_credentials, renewed, secrets_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import RunNotFound, nearest
-from orchestrator.store import sessions
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
 
 
@@ -54,6 +53,8 @@ class RunIndex:
         Raises:
             AgentNotFound: nobody has that name there.
         """
+        from orchestrator.store import sessions  # not for a list
+
         return self.find(sessions.newest_run(Workspace(cwd), agent_name), cwd)
 
     def below(self, cwd: Path | None, before: str | None) -> Iterator[RunDir]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
 
 from orchestrator.errors import InvalidArgument, StoreError, StoreVersion
 from orchestrator.files import read_file
@@ -242,7 +240,7 @@ class Home:
         path = self.path / "webhook_secret"
         if not path.exists():
             make_directory(self.path)
-            whole = self.path / f".webhook_secret.{secrets.token_hex(6)}"
+            whole = self.path / f".webhook_secret.{os.urandom(6).hex()}"
             write_new(str(whole), new().encode() + b"\n")
             with contextlib.suppress(FileExistsError):  # somebody else's is as good
                 path.hardlink_to(whole)
@@ -308,7 +306,7 @@ def replace_file(path: str, content: bytes, *, durable: bool = False) -> None:
     Args:
         durable: fsync before the rename, and the directory after it.
     """
-    temporary = f"{path}.{secrets.token_hex(6)}.tmp"  # threads and processes may replace the same file
+    temporary = f"{path}.{os.urandom(6).hex()}.tmp"  # threads and processes may replace the same file
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -370,6 +368,8 @@ def read_json(path: str | Path) -> JsonObject | None:
 @lru_cache(maxsize=256)
 def _file_system(device: int, path: str) -> str:
     """The type of the file system under a path. Mounts are matched by their longest prefix."""
+    import psutil  # only who opens a store needs it
+
     best = ("", "")
     for mount in psutil.disk_partitions(all=True):
         inside = path == mount.mountpoint or path.startswith(mount.mountpoint.rstrip("/") + "/")

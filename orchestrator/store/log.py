@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 import orjson
 
 from orchestrator.errors import StoreError
-from orchestrator.events import ArtifactChunk, Event, fold
+from orchestrator.events import Event, fold
 from orchestrator.files import open_file
 from orchestrator.model import TERMINAL, JsonObject, Run, RunSpec, compact, now
 from orchestrator.process import ProcessId
@@ -31,6 +31,7 @@ from orchestrator.store.masking import Mask
 from orchestrator.store.owner import agent_of, epoch_of, locked, read_owner
 from orchestrator.store.serial import serialisable
 from orchestrator.store.spool import Spool, discard_unfinished
+from orchestrator.updates import ArtifactChunk
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from collections.abc import Generator
 from orchestrator.errors import Conflict, StoreError
 from orchestrator.files import open_file
 from orchestrator.model import JsonObject, as_object
-from orchestrator.process import ProcessId, boot_id
 from orchestrator.store.layout import RunDir, read_json
 
 
@@ -49,6 +48,8 @@ def is_owned(run_dir: RunDir) -> bool:
 
 def owner_alive(run_dir: RunDir) -> bool | None:
     """The same; None if its owner is one of another machine or boot, of which nothing is known here."""
+    from orchestrator.process import ProcessId  # it needs psutil; where nothing runs, nobody asks
+
     try:
         return ProcessId.from_json(read_owner(run_dir)).alive
     except TypeError:
@@ -63,5 +64,7 @@ def epoch_of(owner: JsonObject) -> int:
 
 def agent_of(owner: JsonObject) -> JsonObject | None:
     """The agent's process group, if it may still be there: not after a reboot, and not on another machine."""
+    from orchestrator.process import boot_id
+
     here = (owner.get("host"), owner.get("boot_id")) == (socket.gethostname(), boot_id())
     return as_object(owner.get("agent")) if here else None

@@ -18,9 +18,9 @@ from orchestrator.doors.tools import Tools
 from orchestrator.ends import Completed, Outcome
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.errors import InvalidArgument
-from orchestrator.events import AgentMessage, Started
 from orchestrator.model import JsonObject, RunSpec
 from orchestrator.store.layout import Home
+from orchestrator.updates import AgentMessage, Started
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from backends.codex.client import Request
 from backends.codex.updates import Translation
-from orchestrator.events import Update
 from orchestrator.model import JsonObject
+from orchestrator.updates import Update
 
 CWD = Path("/work/project")
 _FILE = Path(__file__).parents[1] / "golden/codex.jsonl"

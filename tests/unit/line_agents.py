@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 
 from orchestrator.config import Settings
-from orchestrator.events import Update
 from orchestrator.line_process import LineProcess, line_process
 from orchestrator.model import Answer, InputRequest, Message, Usage, new_id
 from orchestrator.process import MARKER
+from orchestrator.updates import Update
 from tests.conftest import wait_until
 
 POLITE, HURRIED = 5.0, 0.25

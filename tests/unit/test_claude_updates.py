@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from backends.claude_code.updates import Stored
-from orchestrator.events import CommandFinished, ToolFinished
 from orchestrator.model import JsonObject
+from orchestrator.updates import CommandFinished, ToolFinished
 from tests.unit.claude_messages import CWD, ended, payloads, played, recordings, shapes
 
 _OUTPUT = "/work/root/home/.claude/projects/-work-project/uuid-2/tool-results/output.txt"

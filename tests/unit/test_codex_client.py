@@ -21,9 +21,9 @@ from backends.codex import client as client_module
 from backends.codex.client import Client, Notification, ProcessEnded, Request, RpcError
 from orchestrator import __version__
 from orchestrator.errors import BackendError
-from orchestrator.events import AgentProcess
 from orchestrator.line_process import LineProcess, line_process
 from orchestrator.model import JsonObject, new_id
+from orchestrator.updates import AgentProcess
 from tests.unit.line_agents import Context
 
 SERVER = """

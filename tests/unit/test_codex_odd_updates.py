@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.codex.updates import Translation, retry_words
-from orchestrator.events import Update
 from orchestrator.model import JsonObject
+from orchestrator.updates import Update
 from tests.unit.codex_messages import CWD, begun, ended, shapes, tell
 
 

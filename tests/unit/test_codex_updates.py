@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from backends.codex.updates import Translation, command_of
-from orchestrator.events import ArtifactAdded, CommandFinished, Reasoning, TodoUpdated, ToolFinished
 from orchestrator.model import JsonObject, Usage
+from orchestrator.updates import ArtifactAdded, CommandFinished, Reasoning, TodoUpdated, ToolFinished
 from tests.unit.codex_messages import CWD, begun, ended, own, played, recordings, shapes, tell
 
 FROM, TO = "/work/project/from.txt", "/work/project/to.txt"

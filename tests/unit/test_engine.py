@@ -23,11 +23,11 @@ from orchestrator.errors import (
     Unsupported,
     WrongState,
 )
-from orchestrator.events import AgentMessage, AgentProcess, Progress, RemoteRef, SessionBound, Started
 from orchestrator.model import InputRequest, JsonObject
 from orchestrator.store import sessions
 from orchestrator.store.layout import Home, Workspace
 from orchestrator.store.log import RunLog
+from orchestrator.updates import AgentMessage, AgentProcess, Progress, RemoteRef, SessionBound, Started
 from tests.unit.agents import Agent, desk, nothing
 from tests.unit.runs import events_of, new_log
 

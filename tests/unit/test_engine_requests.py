@@ -22,8 +22,8 @@ from orchestrator.errors import (
     Unsupported,
     WrongState,
 )
-from orchestrator.events import AgentMessage, Started
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, RequestKind, Run, Usage
+from orchestrator.updates import AgentMessage, Started
 from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.runs import spec_in
 

@@ -8,17 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from orchestrator.events import (
-    SUMMARY_CHARS,
-    Event,
-    Progress,
-    RemoteRef,
-    Started,
-    concerns_fold,
-    fold,
-    message_added,
-    waiting_status,
-)
+from orchestrator.events import SUMMARY_CHARS, Event, concerns_fold, fold, message_added, waiting_status
 from orchestrator.model import (
     TERMINAL,
     WAITING,
@@ -28,6 +18,7 @@ from orchestrator.model import (
     Run,
     Status,
 )
+from orchestrator.updates import Progress, RemoteRef, Started
 from tests.unit.histories import histories
 from tests.unit.runs import spec_in
 

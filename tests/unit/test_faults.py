@@ -16,8 +16,8 @@ from orchestrator.backend import RunContext
 from orchestrator.doors.tools import Tools
 from orchestrator.ends import Completed, Outcome
 from orchestrator.errors import OrchestratorError
-from orchestrator.events import AgentMessage
 from orchestrator.model import InputRequest, JsonObject, RequestKind
+from orchestrator.updates import AgentMessage
 from tests.conftest import open_tools
 from tests.fake_agent import FakeAgent, Reply, said, task, update
 from tests.unit.agents import Agent, desk

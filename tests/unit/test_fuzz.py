@@ -20,8 +20,8 @@ from orchestrator.doors.schemas import TOOLS
 from orchestrator.doors.tools import Tools
 from orchestrator.ends import Completed
 from orchestrator.errors import OrchestratorError
-from orchestrator.events import Update
 from orchestrator.model import TERMINAL, InputRequest, JsonObject
+from orchestrator.updates import Update
 from tests.conftest import open_tools
 from tests.fake_agent import Reply, chunk, fake_agent, said, task, update
 

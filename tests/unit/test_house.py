@@ -21,6 +21,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "orchestrator/home.py": ("orchestrator", *AGENTS),
     "orchestrator/errors.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/events.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
+    "orchestrator/updates.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/backend.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/process.py": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, *AGENTS),
     "orchestrator/store/": (ENGINE, DOORS, QUERIES, HOST, CLI, PLACES, *AGENTS),
@@ -38,7 +39,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
 SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge", "host.commands")
 """Modules of ours that every client's bridge may load: they need nothing but the standard library and each other."""
 
-PURE = ("orchestrator/model.py", "orchestrator/events.py", "orchestrator/clip.py")
+PURE = ("orchestrator/model.py", "orchestrator/events.py", "orchestrator/updates.py", "orchestrator/clip.py")
 """Files that do no I/O."""
 
 HEAVY = (

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidArgument, RunNotFound, StoreError, StoreVersion
-from orchestrator.events import ArtifactChunk
 from orchestrator.model import new_id
 from orchestrator.store import sessions
 from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import FORMAT, Home, RunDir, Workspace, read_json, replace_file, write_new
+from orchestrator.updates import ArtifactChunk
 from tests.unit.processes import racers
 from tests.unit.runs import create, files_below, modes_below, new_log, texts
 

@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator import line_process as module
 from orchestrator.errors import BackendError
-from orchestrator.events import AgentProcess
 from orchestrator.process import MARKER, start_of
+from orchestrator.updates import AgentProcess
 from tests.conftest import wait_until
 from tests.unit.line_agents import HURRIED, Place, first, place_at, runs, said
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import StoreError
-from orchestrator.events import ArtifactChunk
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home, read_json
 from orchestrator.store.log import SNAPSHOT_EVERY, RunLog
 from orchestrator.store.masking import Mask
 from orchestrator.store.reader import RunReader
 from orchestrator.store.serial import serialisable
+from orchestrator.updates import ArtifactChunk
 from tests.unit.runs import FAILED, events_of, folded, json_values, new_log, temporary_log, texts
 
 REQUEST: JsonObject = {"request": {"request_id": "r1", "kind": "question", "text": "Which one?"}}

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.events import ArtifactChunk
 from orchestrator.model import JsonObject, Message
 from orchestrator.store.layout import Home, read_json
 from orchestrator.store.log import RunLog
 from orchestrator.store.masking import Mask, secrets_of, without_credentials, without_placeholders
 from orchestrator.store.reader import RunReader
+from orchestrator.updates import ArtifactChunk
 from tests.unit.runs import FAILED, events_of, files_below, new_log, temporary_log, whole_field
 
 _few = st.sampled_from("abcé")

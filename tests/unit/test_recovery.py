@@ -17,12 +17,12 @@ from orchestrator.backend import RunContext
 from orchestrator.ends import Completed, Outcome
 from orchestrator.engine.engine import Caller
 from orchestrator.errors import NotOwner
-from orchestrator.events import Started
 from orchestrator.model import InputRequest, JsonObject, RunSpec
 from orchestrator.process import MARKER, start_of
 from orchestrator.store.layout import Home, Workspace
 from orchestrator.store.log import RunLog
 from orchestrator.store.reader import seal_of
+from orchestrator.updates import Started
 from tests.conftest import wait_until
 from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.runs import events_of, new_log

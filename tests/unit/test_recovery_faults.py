@@ -23,12 +23,12 @@ from orchestrator.engine import recovery
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.history import Inherited, history_of, inherit
 from orchestrator.errors import InvalidArgument, StoreError
-from orchestrator.events import Started
 from orchestrator.model import JsonObject
 from orchestrator.process import ProcessId, reap, start_of
 from orchestrator.store import layout
 from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.masking import Mask
+from orchestrator.updates import Started
 from tests.conftest import wait_until
 from tests.unit.agents import Agent, desk, nothing
 from tests.unit.runs import events_of, new_log

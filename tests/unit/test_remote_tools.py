@@ -17,10 +17,10 @@ from backends.remote_a2a import drive
 from backends.remote_a2a.extension import URI, ToolCall, call_of, envelope, update_of
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
-from orchestrator.events import Progress
 from orchestrator.host.agents import agents_door
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
+from orchestrator.updates import Progress
 from test_agents.a2a_agent import Settings, serve
 from test_agents.scripted import Scripted
 from tests.fake_agent import FakeAgent, Reply, said, task, update

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.events import ArtifactChunk, Event
+from orchestrator.events import Event
 from orchestrator.store.artifacts import CHUNK_BYTES, LEAF_BYTES, read_field
 from orchestrator.store.layout import Home, read_json
 from orchestrator.store.log import RunLog
 from orchestrator.store.reader import RunReader
 from orchestrator.store.spool import Spool
+from orchestrator.updates import ArtifactChunk
 from tests.unit.runs import NO_SECRETS, events_of, new_log, temporary_log, texts, whole_field
 
 pieces = st.lists(st.tuples(texts, st.sampled_from([1, 10, 500, 9_000])), max_size=8)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import Conflict, StoreError
-from orchestrator.events import ArtifactChunk
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home, RunDir, read_json
 from orchestrator.store.log import RunLog
 from orchestrator.store.reader import RunReader
+from orchestrator.updates import ArtifactChunk
 from tests.unit.processes import racers
 from tests.unit.runs import FAILED, NO_SECRETS, events_of, folded, new_log, texts
 

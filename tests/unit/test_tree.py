@@ -16,12 +16,12 @@ from orchestrator.doors.tools import Tools
 from orchestrator.ends import Outcome
 from orchestrator.engine.engine import Caller
 from orchestrator.errors import LimitExceeded, PermissionCeiling
-from orchestrator.events import AgentProcess, Started
 from orchestrator.host.client import call
 from orchestrator.host.server import Server
 from orchestrator.model import InputRequest, JsonObject
 from orchestrator.process import MARKER
 from orchestrator.store.layout import Home
+from orchestrator.updates import AgentProcess, Started
 from tests.unit.agents import Agent, Desk, desk, nothing
 from tests.unit.test_config import user
 
