@@ -23,7 +23,6 @@ A failed run is data, not one of these: `get_run` on it succeeds.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -203,6 +202,8 @@ def nearest(wanted: str, known: Iterable[str]) -> str:
     """A hint to append to a message: the nearest known names, or all of them when few, or nothing."""
     if len(wanted) > 200:  # comparing takes its time
         return ""
+    from difflib import get_close_matches  # only who errs needs it
+
     names = sorted(set(known))
     close = get_close_matches(wanted, names, n=3, cutoff=0.6)
     if close:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 from collections.abc import Generator
 
 from orchestrator.errors import Conflict, StoreError
@@ -64,6 +63,8 @@ def epoch_of(owner: JsonObject) -> int:
 
 def agent_of(owner: JsonObject) -> JsonObject | None:
     """The agent's process group, if it may still be there: not after a reboot, and not on another machine."""
+    import socket
+
     from orchestrator.process import boot_id
 
     here = (owner.get("host"), owner.get("boot_id")) == (socket.gethostname(), boot_id())
