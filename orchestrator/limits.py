@@ -26,7 +26,8 @@ def limits_of(given: JsonObject) -> JsonObject:
     for name, value in given.items():
         if name not in LIMITS:
             raise InvalidArgument(f"no limit {name!r}{nearest(name, LIMITS)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+        least = 0 if name == "fix_attempts" else 1e-9  # no attempt is an answer to a profile that gives some
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e9:
             what = "number of seconds" if name in TIMES else "number"
             raise InvalidArgument(f"limits.{name} must be a positive {what}, not {value!r}")
         if name in _WHOLE and value != int(value):

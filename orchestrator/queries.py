@@ -158,6 +158,8 @@ class Queries:
                     continue
             if status is None or run.status == status:
                 row = row_of(run)
+                if run.status is Status.QUEUED and (place := self._engine.place(run.run_id)):
+                    row["queue_place"] = place
                 if trees and run.depth == 0 and (tree := await self._tree(run_dir, run)):
                     row["tree"] = tree
                 size += json_chars(row) + 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from orchestrator.cli.output import DONE, exit_code_of, print_json, say
 from orchestrator.cli.reach import Reach
+from orchestrator.cli.requests import decision_of
 from orchestrator.errors import InvalidArgument, WrongState
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RunDir
-
-WORDS = {"approve": "approve", "yes": "approve", "y": "approve", "deny": "deny", "no": "deny", "n": "deny"}
 
 
 async def answer(
@@ -28,7 +29,7 @@ async def answer(
         raise WrongState(f"{run['run_id']} is {run['status']} and waits for no answer")
     chosen = next((r for r in pending if request in (None, r["request_id"])), pending[0])
     options = [str(option["id"]) for option in chosen.get("options") or ()]
-    decision = said if said in options else WORDS.get(said.lower()) if chosen["kind"] in ("approval", "auth") else None
+    decision = said if said in options else decision_of(said) if chosen["kind"] in ("approval", "auth") else None
     if said == "deny":
         decision = "deny"
     document = await reach.command(
@@ -64,7 +65,7 @@ async def cancel(reach: Reach, run_dirs: list[RunDir], *, reason: str | None, as
         if as_json:
             print_json(document)
         else:
-            print(f"{document['run_id']}\t{document['status']}")
+            print(document["run_id"], document["status"], sep="  " if sys.stdout.isatty() else "\t")
     return code
 
 

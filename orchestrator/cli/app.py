@@ -285,7 +285,7 @@ async def wait(
 @command
 async def answer(
     run: Run,
-    said: Annotated[str, typer.Argument(metavar="ANSWER", help="approve, deny, an option's id, or words.")] = "",
+    said: Annotated[str, typer.Argument(metavar="ANSWER", help="[a]pprove, [d]eny, an option's id, or words.")] = "",
     reason: Annotated[str | None, typer.Option(help="Goes with approve or deny.")] = None,
     request: Annotated[str | None, typer.Option(help="Which request, if several are pending.")] = None,
     backend_config: Annotated[str | None, typer.Option(help="Credentials, as JSON or a file.")] = None,

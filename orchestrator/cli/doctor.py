@@ -12,8 +12,8 @@ from pathlib import Path
 from orchestrator import __version__, config
 from orchestrator.cli.agents import Finding, local_agents
 from orchestrator.cli.listing import store_of
-from orchestrator.cli.output import DONE, FAILED, console, harmless, print_json
-from orchestrator.cli.reach import Reach, host_status
+from orchestrator.cli.output import DONE, FAILED, console, harmless, print_fact, print_json
+from orchestrator.cli.reach import Reach, ask_host
 from orchestrator.cli.upkeep import orphans
 from orchestrator.errors import OrchestratorError, RunNotFound
 from orchestrator.host.place import API, HostError, Place
@@ -49,9 +49,9 @@ def _show(findings: list[Finding]) -> None:
     marks = {"ok": ("✓", "green"), "note": ("·", "yellow"), "fault": ("✗", "bold red")}
     for finding in findings:
         sign, style = marks[finding.state]
-        out.print(Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), harmless(finding.text)))
+        print_fact(out, Text.assemble((f"{sign} ", style), (f"{finding.what}: ", "bold"), harmless(finding.text)))
         if finding.fix:
-            out.print(Text(f"    {harmless(finding.fix)}", style="dim"))
+            print_fact(out, Text(f"    {harmless(finding.fix)}", style="dim"))
 
 
 def _python(_reach: Reach) -> Iterator[Finding]:
@@ -100,7 +100,7 @@ def _host(reach: Reach) -> Iterator[Finding]:
     if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
         yield Finding("host", "fault", f"{path} is in the way of the host's socket", f"rm {path}")
         return
-    status = host_status()
+    status = ask_host("status")
     if status is None:
         yield Finding("host", "ok", "none is running; clients start one on demand")
     elif not status.get("ok"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,10 +30,6 @@ from orchestrator.store.owner import is_owned
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-COLUMNS = {"agent": 0, "status": 0, "backend": 100, "age": 60, "used": 110, "run": 80, "summary": 0}
-"""Each column, and the width from which on a terminal has room for it."""
-MOST = {"agent": 24, "status": 14, "backend": 12, "age": 11, "used": 9, "run": 26}
 
 
 class Wanted(NamedTuple):
@@ -61,12 +57,12 @@ def ls(wanted: Wanted, *, as_json: bool) -> int:
     if as_json:
         print_json(document)
     else:
-        show_rows(document, tree=wanted.tree)
+        show(document)
     return DONE
 
 
 def listing(wanted: Wanted) -> JsonObject:
-    """As many runs as are asked for, in the shape of `list_runs`.
+    """As many runs as are asked for, in the shape of `list_runs`; as a tree, children below their parents by `depth`.
 
     Raises:
         StoreError, StoreVersion: what is in this directory is no store that can be read.
@@ -83,6 +79,10 @@ def listing(wanted: Wanted) -> JsonObject:
     rows = [(row_of(run), tree_of(index.home, run_dir, run, lambda _: None) if run.depth == 0 else None)
             for run_dir, run in page.rows if status in (None, run.status)]  # fmt: skip
     runs = [row | ({"tree": tree} if tree else {}) for row, tree in rows]
+    if any(row["status"] == "queued" for row in runs) and (places := _places(wanted)):
+        runs = [row | ({"queue_place": places[row["run_id"]]} if row["run_id"] in places else {}) for row in runs]
+    if wanted.tree:
+        runs = [{**row, "depth": depth} for row, depth in _in_order(runs)]
     cursor = page.rows[-1][0].run_id if page.more else None
     return compact({"runs": runs, "next_cursor": cursor, "unreadable": page.unreadable or None})
 
@@ -113,79 +113,90 @@ def _recover(run_dirs: list[RunDir]) -> None:
     asyncio.run(ask())
 
 
-def show_rows(document: JsonObject, *, tree: bool = False) -> None:
+def _places(wanted: Wanted) -> dict[str, int]:
+    """The places of queued runs, which the host alone knows; nothing if none runs, for a list starts none."""
+    from orchestrator.cli.reach import ask_host, command
+
+    if not ask_host("status"):
+        return {}
+    import asyncio
+
+    arguments = {"cwd": "*" if wanted.everywhere else str(wanted.cwd), "status": "queued", "limit": 100}
+    rows: list[JsonObject] = asyncio.run(command("list_runs", arguments, wanted.cwd))["runs"]
+    return {row["run_id"]: row["queue_place"] for row in rows if "queue_place" in row}
+
+
+def show(document: JsonObject) -> None:
     """The rows as a table that fits the terminal, or as lines with tabs in a pipe; beside them, what cannot be read."""
     rows: list[JsonObject] = document["runs"]
     if sys.stdout.isatty():
-        _show_table(document, rows, tree=tree)
+        _show_table(document, rows)
     else:
-        for row, depth in _in_order(rows, tree=tree):
+        for row in rows:
             keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
             cells = [one_line(str(row[key])) for key in keys]
-            cells[2] = _below(depth) + cells[2]
+            cells[2] = _below(row) + cells[2]
             print("\t".join(cells))
     for run in document.get("unreadable", ()):
         say(f"{run['run_id']} cannot be read: {run['error']}")
 
 
-def _below(depth: int) -> str:
+def _below(row: JsonObject) -> str:
+    depth = row.get("depth", 0)
     return "  " * depth + ("└ " if depth else "")
 
 
-def _show_table(document: JsonObject, rows: list[JsonObject], *, tree: bool) -> None:
-    from rich.table import Table
+def _show_table(document: JsonObject, rows: list[JsonObject]) -> None:
+    from orchestrator.cli.tables import Column, show_table
 
     out = console()
     if not rows:
         out.print("no runs here yet; `orchestrator run` starts one, and `ls --all` shows those of other directories")
         return
-    names = [name for name, from_width in COLUMNS.items() if out.width >= from_width]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-    cells = [_cells(row, depth) for row, depth in _in_order(rows, tree=tree)]
-    for name in names:
-        widest = max(row[name].cell_len for row in cells)
-        width = None if name == "summary" else min(widest, MOST[name])
-        table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width)
-    for row in cells:
-        table.add_row(*(row[name] for name in names))
-    out.print(table)
+    columns = {
+        "agent": Column(most=24),
+        "status": Column(most=14),
+        "backend": Column(room=100, most=12),
+        "age": Column(room=60, most=11),
+        "used": Column(room=110, most=9),
+        "run": Column(room=80, most=26),
+        "summary": Column(),
+    }
+    show_table(columns, [_cells(row) for row in rows])
     if document.get("next_cursor"):
         out.print("… more with --limit", style="dim")
 
 
-def _cells(row: JsonObject, depth: int) -> dict[str, Text]:
-    """A row of the table, by column."""
+def _cells(row: JsonObject) -> list[Text]:
+    """A row of the table."""
     from rich.text import Text
 
     from orchestrator.cli.lines import STYLES
 
-    return {
-        "agent": Text(_below(depth) + row["agent_name"], style="bold"),
-        "status": Text(row["status"], style=STYLES.get(row["status"], "")),
-        "backend": Text(row["backend"]),
-        "age": Text(age(row["updated_at"])),
-        "used": Text(used_words(row), style="dim"),
-        "run": Text(row["run_id"], style="dim"),
-        "summary": Text(one_line(row["summary"])),
-    }
+    place = f" {row['queue_place']}." if "queue_place" in row else ""
+    return [
+        Text(_below(row) + row["agent_name"], style="bold"),
+        Text(row["status"] + place, style=STYLES.get(row["status"], "")),
+        Text(row["backend"]),
+        Text(age(row["updated_at"])),
+        Text(used_words(row), style="dim"),
+        Text(row["run_id"], style="dim"),
+        Text(one_line(row["summary"])),
+    ]
 
 
-def _in_order(rows: list[JsonObject], *, tree: bool) -> list[tuple[JsonObject, int]]:
-    """The rows with their depth: children below their parents if a tree is wanted."""
-    if not tree:
-        return [(row, 0) for row in rows]
+def _in_order(rows: list[JsonObject]) -> Iterator[tuple[JsonObject, int]]:
+    """The rows with their depth: children below their parents, as far as these are among them."""
     known = {row["run_id"] for row in rows}
-    ordered: list[tuple[JsonObject, int]] = []
-
-    def add(parent: str | None, depth: int) -> None:
-        for row in rows:
-            above = row.get("parent_run_id")
-            if (above if above in known else None) == parent:
-                ordered.append((row, depth))
-                add(row["run_id"], depth + 1)
-
-    add(None, 0)
-    return ordered
+    below: dict[str | None, list[JsonObject]] = {}
+    for row in rows:
+        above = row.get("parent_run_id")
+        below.setdefault(above if above in known else None, []).append(row)
+    left = [(row, 0) for row in reversed(below.get(None, []))]
+    while left:
+        row, depth = left.pop()
+        yield row, depth
+        left += [(child, depth + 1) for child in reversed(below.get(row["run_id"], []))]
 
 
 def watch(wanted: Wanted) -> int:
@@ -194,5 +205,5 @@ def watch(wanted: Wanted) -> int:
     while True:
         document = listing(wanted)
         out.clear()
-        show_rows(document, tree=wanted.tree)
+        show(document)
         time.sleep(1.0)

@@ -120,6 +120,8 @@ class Watcher:
                 if page["events"]:
                     self._show(screen.console if screen else console(), page["events"])
                 self._after = page["next_after_seq"]
+                if screen and page["status"] == "queued":
+                    self._detail = await self._in_line()
                 if screen:
                     screen.update(self._bottom(screen.console), refresh=True)
                 if page["has_more"]:
@@ -131,6 +133,12 @@ class Watcher:
                     return page["status"], fresh
                 await asyncio.sleep(GATHER_S)
         return "interrupted", []
+
+    async def _in_line(self) -> str:
+        """What a run waits for that has not begun: the host alone knows its place."""
+        run = await self._reach.command("get_run", run_id=self._run_dir.run_id)
+        place = f", place {run['queue_place']} in the queue" if "queue_place" in run else ""
+        return f"{run.get('detail') or run['status']}{place}"
 
     async def _page(self) -> JsonObject:
         polling = asyncio.ensure_future(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from orchestrator.cli.output import DONE, TIMED_OUT, harmless, one_line, print_json
+from orchestrator.cli.output import DONE, TIMED_OUT, harmless, print_json
 from orchestrator.cli.reach import command
 from orchestrator.errors import HostUnavailable
 from orchestrator.model import JsonObject
@@ -71,8 +71,12 @@ async def ls(post: Post, *, as_json: bool) -> int:
     if as_json:
         print_json(document)
         return DONE
-    for row in document["agents"]:
-        print("\t".join(one_line(str(row.get(key, ""))) for key in ("agent_name", "status", "run_id", "summary")))
+    from orchestrator.cli.tables import Column, show_rows
+
+    columns = {"agent": Column("bold", most=24), "status": Column(most=14), "run": Column("dim", 80, 26)}
+    keys = ("agent_name", "status", "run_id", "summary")
+    rows = [[str(row.get(key, "")) for key in keys] for row in document["agents"]]
+    show_rows({**columns, "summary": Column()}, rows)
     return DONE
 
 

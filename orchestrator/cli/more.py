@@ -257,9 +257,9 @@ def host_start(as_json: Json = False) -> None:
 @host.command("status", epilog="orchestrator host status --json")
 def host_status(as_json: Json = False) -> None:
     """Says whether it runs, and what it does. Exit code 6: it does not run."""
-    from orchestrator.host import commands
+    from orchestrator.cli import hosts
 
-    end(lambda: commands.status(as_json=as_json), as_json=as_json)
+    end(lambda: hosts.status(as_json=as_json), as_json=as_json)
 
 
 @host.command("stop", epilog="orchestrator host stop     orchestrator host stop --cancel")

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TextIO, TypeVar, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from orchestrator.errors import OrchestratorError
     from orchestrator.model import JsonObject
@@ -148,10 +149,27 @@ def print_json(document: JsonObject) -> None:
 
 
 def say(text: str) -> None:
-    """A line for the person, beside the output."""
+    """A sentence for the person, beside the output."""
     sys.stdout.flush()
-    sys.stderr.write(f"{harmless(text)}\n")
+    sys.stderr.write(f"{in_lines(harmless(text), sys.stderr)}\n")
     sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """A sentence that is the output."""
+    print(in_lines(harmless(text), sys.stdout), flush=True)
+
+
+def in_lines(text: str, stream: TextIO) -> str:
+    """Text for a terminal, with its lines broken between words; a longer word stays whole, so that it can be copied."""
+    if not stream.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapper.fill(line) for line in text.split("\n"))
 
 
 _CONTROLS = {
@@ -189,6 +207,18 @@ def console() -> Console:
             raise BrokenPipeError
 
     return Output(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def print_fact(out: Console, text: Text) -> None:
+    """A line in which there may be a path: it is broken between words, and a longer word stays whole to be copied."""
+    from itertools import accumulate
+    from textwrap import TextWrapper
+
+    keep = TextWrapper(out.width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False)
+    for line in text.split("\n", allow_blank=True):
+        for part in line.divide(accumulate(map(len, keep.wrap(line.plain)[:-1]))):
+            part.rstrip()
+            out.print(part, overflow="ignore", crop=False)
 
 
 def is_interactive() -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+from typing import TYPE_CHECKING
 
-from orchestrator.cli.output import DONE, FAILED, console, harmless, one_line, print_json, say
+import orjson
+
+from orchestrator.cli.output import DONE, FAILED, console, harmless, one_line, print_fact, print_json, say, tell
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import Conflict, InvalidArgument, OrchestratorError, StoreError
 from orchestrator.home import make_directory
 from orchestrator.profiles import NAME, Fault, Profile, find, listed
 from orchestrator.store.layout import write_new
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _NEW = """\
 ---
@@ -32,26 +37,18 @@ def ls(reach: Reach, *, as_json: bool) -> int:
     rows = listed(reach.cwd, reach.home.path)
     if as_json:
         print_json({"profiles": [row.to_json() for row in rows]})
-    elif not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join((row.name, row.source, one_line(_description(row)))))
-    else:
-        from rich.table import Table
-        from rich.text import Text
+        return DONE
+    from orchestrator.cli.tables import Column, show_rows
 
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-        for name in ("profile", "from"):
-            table.add_column(name, no_wrap=True)
-        table.add_column("description")
-        for row in rows:
-            style = "red" if isinstance(row, Fault) else ""
-            table.add_row(Text(row.name, "bold"), row.source, Text(one_line(_description(row)), style))
-        console().print(table)
+    columns = {"profile": Column("bold", most=40), "from": Column("dim", most=12), "description": Column()}
+    show_rows(columns, [[row.name, row.source, _described(row)] for row in rows], whole=True)
     return DONE
 
 
-def _description(row: Profile | Fault) -> str:
-    return str(row.why) if isinstance(row, Fault) else row.description
+def _described(row: Profile | Fault) -> str | Text:
+    from rich.text import Text
+
+    return Text(one_line(str(row.why)), "red") if isinstance(row, Fault) else row.description
 
 
 def show(reach: Reach, given: str, *, as_json: bool) -> int:
@@ -71,7 +68,8 @@ def show(reach: Reach, given: str, *, as_json: bool) -> int:
     out = console()
     for key, value in harmless(facts).items():
         if value not in ("", [], False):
-            out.print(Text(f"{key:>16}  ", style="dim") + Text(str(value)))
+            words = value if isinstance(value, str) else orjson.dumps(value).decode()
+            print_fact(out, Text(f"{key:>16}  ", style="dim") + Text(words))
     out.print(Text("\n" + harmless(profile.text)))
     return DONE
 
@@ -84,9 +82,9 @@ def check(reach: Reach, given: list[str], *, as_json: bool) -> int:
         print_json({"profiles": [row.to_json() for row in rows]})
     else:
         for row in rows:
-            print(f"{row.name}: {one_line(str(row.why)) if isinstance(row, Fault) else 'right'}")
+            tell(f"{row.name}: {one_line(str(row.why)) if isinstance(row, Fault) else 'right'}")
             for notice in () if isinstance(row, Fault) else row.notices:
-                print(f"  {one_line(notice)}")
+                tell(f"  {one_line(notice)}")
     return FAILED if wrong else DONE
 
 

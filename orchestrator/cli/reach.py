@@ -23,6 +23,8 @@ from orchestrator.store.reader import RunReader, State
 if TYPE_CHECKING:
     from orchestrator.store.log import RunLog
 
+ANSWER_S = 5.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -121,8 +123,8 @@ async def command(tool: str, arguments: JsonObject, cwd: Path, toolsets: Sequenc
         logger.debug("%s: %.0f ms to connect, %.0f ms until the answer", tool, *spans)
 
 
-def host_status() -> JsonObject | None:
-    """What the host says of itself; None when none is running."""
+def ask_host(control: str, **more: str) -> JsonObject | None:
+    """What the host answers about itself; None when none is running."""
     from orchestrator.host.launch import find, greet
 
     place = Place.own()
@@ -130,5 +132,5 @@ def host_status() -> JsonObject | None:
     if connection is None:
         return None
     with connection:
-        answer, _ = greet(connection, {"orchestrator": API, "control": "status"}, time.monotonic() + 5.0)
-    return answer or {"error": "the host does not answer"}
+        answer, _ = greet(connection, {"orchestrator": API, "control": control, **more}, time.monotonic() + ANSWER_S)
+    return answer or {"error": f"the host does not answer; see {place.log}"}

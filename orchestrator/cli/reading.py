@@ -6,7 +6,8 @@ import asyncio
 import base64
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from orchestrator.cli.output import (
     for_people,
     harmless,
     one_line,
+    print_fact,
     print_json,
     say,
     usage_line,
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 262_144
 WAIT_S = 50.0
-NARROW = 60
-"""A terminal of fewer columns has no room for the time and type of an event."""
 
 
 async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
@@ -70,9 +70,9 @@ async def show(reach: Reach, run_dir: RunDir, *, as_json: bool) -> int:
     }
     for name, value in facts.items():
         if value:
-            out.print(Text(f"{name:>8}  ", style="dim") + Text(str(value)))
+            print_fact(out, Text(f"{name:>8}  ", style="dim") + Text(str(value)))
     for text, style in _proof(run):
-        out.print(Text(text, style=style))
+        print_fact(out, Text(text, style=style))
     for told in run.get("told", ()):
         how = f": {told['error']}" if "error" in told else ""
         style = {"delivered": "green", "failed": "red"}.get(told["status"], "yellow")
@@ -96,7 +96,7 @@ def _show_result(out: Console, run: JsonObject, result: JsonObject) -> None:
     if "final_response_ref" in result:
         out.print(cut_line(run["run_id"], run["last_seq"], "/final_response"))
     for report in result.get("reports", ()):
-        out.print(Text("report  ", style="dim") + Text(str(Path(run["cwd"], report))))
+        print_fact(out, Text("report  ", style="dim") + Text(str(Path(run["cwd"], report))))
 
 
 def _proof(run: JsonObject) -> Iterator[tuple[str, str]]:
@@ -187,9 +187,10 @@ def _printer(*, as_json: bool) -> Callable[[JsonObject], None]:
     from rich.text import Text
 
     from orchestrator.cli.lines import lines_of
+    from orchestrator.cli.tables import NARROW
 
     out = console()
-    narrow = out.is_terminal and out.width < NARROW
+    narrow = out.is_terminal and out.width < NARROW  # no room for its time and type
 
     def show_event(event: JsonObject) -> None:
         when = "" if narrow else f"{event['ts'][11:19]}  {event['type']:<16} "
@@ -213,12 +214,26 @@ async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout
     if as_json:
         print_json(digest)
     else:
-        for run in digest["runs"]:
-            print(f"{run['run_id']}\t{run['status']}\t{one_line(run['summary'])}")
+        _show_digest(digest["runs"])
     if not digest["done"]:
         return TIMED_OUT
     codes = [exit_code_of(run["status"]) for run in digest["runs"]]
     return NEEDS_INPUT if NEEDS_INPUT in codes else max(codes)
+
+
+def _show_digest(runs: list[JsonObject]) -> None:
+    if not sys.stdout.isatty():
+        for run in runs:
+            print(f"{run['run_id']}\t{run['status']}\t{one_line(run['summary'])}")
+        return
+    from rich.text import Text
+
+    from orchestrator.cli.lines import STYLES
+    from orchestrator.cli.tables import Column, show_rows
+
+    columns = {"run": Column(most=26), "status": Column(most=14), "summary": Column()}
+    rows = [[run["run_id"], Text(run["status"], STYLES[run["status"]]), run["summary"]] for run in runs]
+    show_rows(columns, rows, whole=True)
 
 
 async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None, as_json: bool) -> int:
@@ -241,8 +256,8 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
         target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) if output else os.dup(1)
     except OSError as error:
         raise InvalidArgument(f"cannot write {output}: {error.strerror}") from error
-    progress = sys.stderr.isatty() and (output is not None or (not sys.stdout.isatty() and page["has_more"]))
-    with os.fdopen(target, "wb") as file:
+    far = sys.stderr.isatty() and page["has_more"] and not shown
+    with os.fdopen(target, "wb") as file, _bar(page["total_bytes"]) if far else nullcontext(_nothing) as advance:
         while offset is not None:
             if offset:
                 page = await reach.queries.get_event_artifact(
@@ -251,9 +266,20 @@ async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, outpu
             content = harmless(page["content"]) if shown else page["content"]
             file.write(base64.b64decode(content) if page["encoding"] == "base64" else content.encode())
             offset = page.get("next_offset")
-            if progress:
-                done = page["offset"] + page["returned_bytes"]
-                sys.stderr.write(f"\r{done:,} of {page['total_bytes']:,} bytes")
-    if progress:
-        sys.stderr.write("\n")
+            advance(page["returned_bytes"])
     return DONE
+
+
+def _nothing(_more: int) -> None:
+    """Nobody looks."""
+
+
+@contextmanager
+def _bar(total: int) -> Generator[Callable[[int], object]]:
+    """Shows beside the output how many of so many bytes are written; what it gives is told of more of them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda more: progress.advance(task, more)

@@ -11,7 +11,7 @@ from rich.text import Text
 from orchestrator.cli.lines import DIFF_STYLES, cut_line
 from orchestrator.cli.output import one_line
 from orchestrator.errors import OrchestratorError
-from orchestrator.model import JsonObject, as_array, as_object
+from orchestrator.model import Decision, JsonObject, as_array, as_object
 from orchestrator.store.artifacts import whole_data
 from orchestrator.store.layout import RunDir
 from orchestrator.store.reader import RunReader
@@ -141,6 +141,11 @@ def prompt_of(request: JsonObject) -> str:
     return "your choice: " if options else "your answer: "
 
 
+def decision_of(word: str) -> Decision | None:
+    """What a word says to an approval; None if it is neither yes nor no."""
+    return "approve" if word.lower() in _YES else "deny" if word.lower() in _NO else None
+
+
 def answer_of(request: JsonObject, said: str) -> JsonObject | None:
     """The arguments of the answer that a person typed; None if it is none."""
     options = _ids(request)
@@ -148,11 +153,8 @@ def answer_of(request: JsonObject, said: str) -> JsonObject | None:
         return {"decision": said}
     word, _, rest = said.partition(" ")
     reason: dict[str, Any] = {"text": rest} if rest else {}
-    if request["kind"] in ("approval", "auth"):
-        if word.lower() in _YES:
-            return {"decision": "approve", **reason}
-        if word.lower() in _NO:
-            return {"decision": "deny", **reason}
+    if request["kind"] in ("approval", "auth") and (decision := decision_of(word)):
+        return {"decision": decision, **reason}
     if request["kind"] == "approval":
         chosen = word if word in options else _numbered(options, word)
         return {"decision": chosen, **reason} if chosen else None

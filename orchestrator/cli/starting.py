@@ -81,12 +81,7 @@ def _workspace(given: dict[str, Any]) -> JsonObject | None:
 
 def _limits(given: dict[str, Any]) -> JsonObject | None:
     limits = json_of("--limits", given["limits"])
-    if given["fix"] is None:
-        return limits
-    others = {name: limit for name, limit in (limits or {}).items() if name != "fix_attempts"}
-    return (
-        {**others, "fix_attempts": given["fix"]} if given["fix"] else others
-    ) or None  # none is 0, which is no limit
+    return limits if given["fix"] is None else {**(limits or {}), "fix_attempts": given["fix"]}
 
 
 def _on_finish(given: dict[str, Any]) -> JsonObject | None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from orchestrator import config
-from orchestrator.cli.output import DONE, console, one_line, print_json, say
+from orchestrator.cli.output import DONE, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.config import HOME_VARIABLE
 from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError, StoreError
@@ -60,12 +60,22 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
         if as_json:
             print_json(row)
         else:
-            words = [row["run_id"], f"{old.size:,} B", f"{old.ended:%Y-%m-%d}", row.get("workspace", "")]
-            print("\t".join(words).rstrip())
+            _show_old(old, row.get("workspace", ""))
     if not as_json:
         what = "removed" if delete else "would be removed (--delete removes them)"
         say(f"{count} runs, {freed:,} bytes {what}")
     return DONE
+
+
+def _show_old(old: _Old, workspace: str) -> None:
+    """A run, as soon as it is found or removed, for there may be thousands; at a terminal in columns that fit."""
+    run_id, size, day = old.run_dir.run_id, f"{old.size:,} B", f"{old.ended:%Y-%m-%d}"
+    if not sys.stdout.isatty():
+        print("\t".join((run_id, size, day, workspace)).rstrip())
+    elif shutil.get_terminal_size().columns < 60:
+        print(f"{run_id:<26}  {size:>12}")
+    else:
+        print(f"{run_id:<26}  {size:>14}  {day}  {workspace}".rstrip())
 
 
 def _chosen(runs: list[_Old], bounds: Bounds) -> list[_Old]:
@@ -175,20 +185,10 @@ def settings(reach: Reach, *, as_json: bool) -> int:
     if as_json:
         print_json({"settings": rows, "notices": effective.notices})
         return DONE
-    shown = {name: [one_line(config.shown(row["value"])), one_line(str(row["source"]))] for name, row in rows.items()}
-    if not sys.stdout.isatty():
-        for name, cells in shown.items():
-            print("\t".join([name, *cells]))
-    else:
-        from rich.table import Table
-        from rich.text import Text
+    from orchestrator.cli.tables import Column, show_rows
 
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("setting", "value", "from"):
-            table.add_column(column, overflow="fold")
-        for name, (value, source) in shown.items():
-            table.add_row(Text(name, style="bold"), Text(value), Text(source, style="dim"))
-        console().print(table)
+    columns = {"setting": Column("bold", most=40), "value": Column(), "from": Column("dim")}
+    show_rows(columns, [[n, config.shown(row["value"]), str(row["source"])] for n, row in rows.items()], whole=True)
     for notice in effective.notices:
         say(notice)
     return DONE

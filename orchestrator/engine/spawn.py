@@ -163,7 +163,7 @@ def check_abilities(spec: RunSpec, backend: Backend, settings: Settings) -> None
         raise Unsupported(f"backend {backend.name!r} cannot {spec.session_mode} sessions; use session_mode 'new'")
     if spec.require_changes and spec.workspace is None and ("attach" in backend.abilities or top_of(spec.cwd) is None):
         raise InvalidArgument("require_changes needs a git repository to see them in; use workspace mode 'worktree'")
-    if "fix_attempts" in spec.limits and "resume" not in backend.abilities:
+    if spec.limits.get("fix_attempts") and "resume" not in backend.abilities:
         raise Unsupported(
             f"backend {backend.name!r} cannot resume sessions, so it mends nothing; leave out fix_attempts"
         )

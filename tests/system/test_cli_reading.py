@@ -224,11 +224,11 @@ def test_an_artifact_comes_whole_to_stdout_or_a_file(here: Shell) -> None:
         assert "--output" in terminal.text
     with here.terminal("artifact", run_id, str(binary), pointer, "-o", "x.bin") as terminal:
         assert terminal.ended() == 0
-        assert "716,800 of 716,800 bytes" in terminal.text
+        assert "716.8/716.8 kB" in terminal.text
     line = f"{sys.executable} -m orchestrator artifact {run_id} {binary} {pointer} | wc -c"
     with here.terminal("-c", line, program=["sh"]) as terminal:
         assert terminal.ended() == 0
-        assert "716,800 of 716,800 bytes" in terminal.text
+        assert "716.8/716.8 kB" in terminal.text
     kept = here.cwd / "kept.txt"
     kept.write_text("mine")
     for words in (["99", "/x"], ["0", "/x"], [str(binary), "/nowhere"]):

@@ -253,8 +253,12 @@ def test_no_attempt_to_mend_is_an_answer_too(here: Shell) -> None:
     words = ["--check", "test -e made", "--limits", '{"fix_attempts": 3}', "--fix", "0", "--json", "final x"]
     run = here.run("run", "-b", "scripted", *words).lines[-1]
     assert run["error"]["code"] == "checks_failed"
-    spec = json.loads((here.cwd / ".orchestrator" / "runs" / run["run_id"] / "spec.json").read_text())
-    assert "fix_attempts" not in spec.get("limits", {})
+    profile = here.cwd / "keen.md"
+    profile.write_text("---\nname: keen\ndescription: x\nlimits: {fix_attempts: 2}\n---\nmend\n")
+    for words, attempts in ((["--fix", "0"], 1), ([], 3)):
+        given = ["-b", "scripted", "-p", "keen.md", "--check", "false", *words, "--json", "say x"]
+        lines = here.run("run", *given).lines
+        assert sum(line.get("type") == "message_added" for line in lines) == attempts, words
 
 
 def test_what_happens_inside_is_said_when_wanted(here: Shell) -> None:

@@ -36,7 +36,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "test_agents/": (STORE, ENGINE, DOORS, QUERIES, HOST, CLI, PLACES),
 }
 
-SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge", "host.commands")
+SMALL = ("home", "host.lines", "host.place", "host.launch", "host.bridge")
 """Modules of ours that every client's bridge may load: they need nothing but the standard library and each other."""
 
 PURE = ("orchestrator/model.py", "orchestrator/events.py", "orchestrator/updates.py", "orchestrator/clip.py")
