@@ -218,8 +218,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "exit codes say what became of it.", ("system/cli_runs::*",)),
     Behaviour("cli/reading", _README, "Lists, events and artifacts are read whole: in pipes, in any locale, by "
         "readers that go away.", ("system/cli_reading::*",)),
-    Behaviour("cli/every", _README, "Every command has documents for a program, lines for a pipe, and fits a terminal of "
-        "80 and of 40 columns.", ("system/cli_every::*",)),
+    Behaviour("cli/every", _README, "Every command has documents for a program, lines for a pipe, and fits a terminal "
+        "of 80 and of 40 columns.", ("system/cli_every::*",)),
     Behaviour("cli/terminal", _README, "A person at a terminal of any width watches a run, is asked by it and can "
         "leave it; no agent commands the terminal.", ("system/cli_terminal::*",)),
     Behaviour("cli/requests", _README, "A person reads all of what is asked before they answer, and can give every "
