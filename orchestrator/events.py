@@ -58,7 +58,8 @@ def concerns_fold(event_type: str) -> bool:
     return event_type in _STEPS
 
 
-def _clip(text: str) -> str:
+def clip_line(text: str) -> str:
+    """The beginning of a text, on one line."""
     line = " ".join(text[: SUMMARY_CHARS * 8].split())
     return line if len(line) <= SUMMARY_CHARS else line[: SUMMARY_CHARS - 1] + "…"
 
@@ -87,10 +88,10 @@ def _status_changed(run: Run, event: Event) -> JsonObject:
     if resolved := data.get("resolved"):
         changes["pending"] = tuple(r for r in run.pending if r.request_id != resolved["request_id"])
     if progress := data.get("progress"):
-        changes |= {"progress": progress, "summary": _clip(_in_words(progress))}
+        changes |= {"progress": progress, "summary": clip_line(_in_words(progress))}
     if changes["status"] in TERMINAL:
         changes |= _known(run, event)
-        changes["summary"] = _clip(data.get("reason") or run.summary)
+        changes["summary"] = clip_line(data.get("reason") or run.summary)
     return changes
 
 
@@ -100,7 +101,7 @@ def _in_words(progress: JsonObject) -> str:
 
 
 def _agent_message(run: Run, event: Event) -> JsonObject:
-    return {"summary": _clip(event.data.get("text") or "") or run.summary}
+    return {"summary": clip_line(event.data.get("text") or "") or run.summary}
 
 
 def _asked(run: Run, event: Event) -> JsonObject:
@@ -136,7 +137,7 @@ def _run_completed(run: Run, event: Event) -> JsonObject:
     return {
         "status": Status.COMPLETED,
         "result": _result(data, event.seq, (*_ANSWER, *_FACTS)),
-        "summary": _clip(data.get("final_response") or "") or run.summary,
+        "summary": clip_line(data.get("final_response") or "") or run.summary,
         "workspace": data.get("workspace", run.workspace),
         "usage": Usage.from_json(used) if (used := data.get("usage")) else run.usage,
     }
@@ -145,7 +146,7 @@ def _run_completed(run: Run, event: Event) -> JsonObject:
 def _run_failed(run: Run, event: Event) -> JsonObject:
     error = Failure.from_json(event.data)
     status = Status.REJECTED if event.type == "rejected" else Status.FAILED
-    return {"status": status, "error": error, "summary": _clip(error.message), **_known(run, event)}
+    return {"status": status, "error": error, "summary": clip_line(error.message), **_known(run, event)}
 
 
 _STEPS: dict[str, Callable[[Run, Event], JsonObject]] = {

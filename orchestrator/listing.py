@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.errors import InvalidArgument, OrchestratorError, RunNotFound, StoreError, StoreVersion
+from orchestrator.events import clip_line
 from orchestrator.model import JsonObject, Run, Status, compact
 from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import Home, RunDir
@@ -85,6 +86,12 @@ def row_of(run: Run) -> JsonObject:
         **({"parent_run_id": run.parent_run_id} if run.parent_run_id else {}),
         **({"usage": run.usage.to_json()} if run.usage else {}),
     }
+
+
+def list_row_of(run: Run) -> JsonObject:
+    """The same among others, with what a run that waits asks first."""
+    asked = {"asks": clip_line(run.pending[0].text)} if run.pending else {}
+    return row_of(run) | asked
 
 
 def tree_of(

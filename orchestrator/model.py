@@ -292,6 +292,9 @@ class RunSpec(Document):
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunSpec:
         """See `Document.from_json`; the path and the message get their types back."""
+        names = ("run_id", "session_id", "agent_name", "backend", "role", "created_at")
+        if not all(isinstance(document[name], str) for name in names):  # agents can write where this lies
+            raise TypeError(f"one of {', '.join(names)} is no text")
         typed = {**document, "cwd": Path(document["cwd"]), "message": Message.from_json(document["message"])}
         client_cwd, profile = document.get("client_cwd"), document.get("profile")
         typed["client_cwd"] = Path(client_cwd) if client_cwd else None

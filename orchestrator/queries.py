@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from orchestrator.clip import clip, json_chars
 from orchestrator.errors import ArtifactNotFound, InvalidArgument, RunNotFound
 from orchestrator.events import Event
-from orchestrator.listing import Where, page_of, row_of, tree_of
+from orchestrator.listing import Where, list_row_of, page_of, row_of, tree_of
 from orchestrator.model import InputRequest, JsonObject, Run, Status, compact
 from orchestrator.store import artifacts
 from orchestrator.store.deliveries import Deliveries
@@ -157,7 +157,7 @@ class Queries:
                 except RunNotFound:
                     continue
             if status is None or run.status == status:
-                row = row_of(run)
+                row = list_row_of(run)
                 if run.status is Status.QUEUED and (place := self._engine.place(run.run_id)):
                     row["queue_place"] = place
                 if trees and run.depth == 0 and (tree := await self._tree(run_dir, run)):

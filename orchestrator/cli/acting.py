@@ -6,7 +6,7 @@ import sys
 
 from orchestrator.cli.output import DONE, exit_code_of, print_json, say
 from orchestrator.cli.reach import Reach
-from orchestrator.cli.requests import decision_of
+from orchestrator.cli.requests import answer_of
 from orchestrator.errors import InvalidArgument, WrongState
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RunDir
@@ -28,17 +28,11 @@ async def answer(
     if not pending:
         raise WrongState(f"{run['run_id']} is {run['status']} and waits for no answer")
     chosen = next((r for r in pending if request in (None, r["request_id"])), pending[0])
-    options = [str(option["id"]) for option in chosen.get("options") or ()]
-    decision = said if said in options else decision_of(said) if chosen["kind"] in ("approval", "auth") else None
-    if said == "deny":
-        decision = "deny"
+    given = {"decision": "deny"} if said == "deny" else answer_of(chosen, said) or {"text": said or None}
+    if reason and "decision" in given:
+        given["text"] = reason
     document = await reach.command(
-        "continue_run",
-        run_id=run["run_id"],
-        request_id=request,
-        decision=decision,
-        text=reason if decision else said or None,
-        backend_config=config,
+        "continue_run", run_id=run["run_id"], request_id=request, backend_config=config, **given
     )
     return _told(document, f"answered {chosen['request_id']}", as_json=as_json)
 

@@ -285,7 +285,9 @@ async def wait(
 @command
 async def answer(
     run: Run,
-    said: Annotated[str, typer.Argument(metavar="ANSWER", help="[a]pprove, [d]eny, an option's id, or words.")] = "",
+    said: Annotated[
+        str, typer.Argument(metavar="ANSWER", help="[a]pprove, [d]eny, an option's number or id, or words; -: stdin.")
+    ] = "",
     reason: Annotated[str | None, typer.Option(help="Goes with approve or deny.")] = None,
     request: Annotated[str | None, typer.Option(help="Which request, if several are pending.")] = None,
     backend_config: Annotated[str | None, typer.Option(help="Credentials, as JSON or a file.")] = None,
@@ -297,8 +299,9 @@ async def answer(
 
     reach = reach_of(cwd)
     config = starting.json_of("--backend-config", backend_config)
+    words = sys.stdin.read() if said == "-" else said
     return await acting.answer(
-        reach, reach.find(run), said, reason=reason, request=request, config=config, as_json=as_json
+        reach, reach.find(run), words, reason=reason, request=request, config=config, as_json=as_json
     )
 
 

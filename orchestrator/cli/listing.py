@@ -22,7 +22,7 @@ from orchestrator.cli.output import (
     used_words,
 )
 from orchestrator.errors import StoreError
-from orchestrator.listing import Where, page_of, row_of, tree_of
+from orchestrator.listing import Where, list_row_of, page_of, tree_of
 from orchestrator.model import JsonObject, compact
 from orchestrator.store.index import RunIndex
 from orchestrator.store.layout import Home, RunDir, Workspace
@@ -76,7 +76,7 @@ def listing(wanted: Wanted) -> JsonObject:
         _recover([run_dir for run_dir, run in page.rows if not run.terminal])
         page = page_of(index, where, limit, lambda _: None)
     status = filters.get("status")
-    rows = [(row_of(run), tree_of(index.home, run_dir, run, lambda _: None) if run.depth == 0 else None)
+    rows = [(list_row_of(run), tree_of(index.home, run_dir, run, lambda _: None) if run.depth == 0 else None)
             for run_dir, run in page.rows if status in (None, run.status)]  # fmt: skip
     runs = [row | ({"tree": tree} if tree else {}) for row, tree in rows]
     if any(row["status"] == "queued" for row in runs) and (places := _places(wanted)):
@@ -134,7 +134,7 @@ def show(document: JsonObject) -> None:
     else:
         for row in rows:
             keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
-            cells = [one_line(str(row[key])) for key in keys]
+            cells = [one_line(str(row[key])) for key in keys[:-1]] + [_summary(row)]
             cells[2] = _below(row) + cells[2]
             print("\t".join(cells))
     for run in document.get("unreadable", ()):
@@ -175,14 +175,19 @@ def _cells(row: JsonObject) -> list[Text]:
 
     place = f" {row['queue_place']}." if "queue_place" in row else ""
     return [
-        Text(_below(row) + row["agent_name"], style="bold"),
+        Text(_below(row) + one_line(row["agent_name"]), style="bold"),
         Text(row["status"] + place, style=STYLES.get(row["status"], "")),
-        Text(row["backend"]),
+        Text(one_line(row["backend"])),
         Text(age(row["updated_at"])),
         Text(used_words(row), style="dim"),
         Text(row["run_id"], style="dim"),
-        Text(one_line(row["summary"])),
+        Text(_summary(row)),
     ]
+
+
+def _summary(row: JsonObject) -> str:
+    """What a run asks if it waits, otherwise what it said last."""
+    return f"? {one_line(row['asks'])}" if "asks" in row else one_line(row["summary"])
 
 
 def _in_order(rows: list[JsonObject]) -> Iterator[tuple[JsonObject, int]]:
@@ -203,7 +208,8 @@ def watch(wanted: Wanted) -> int:
     """Shows the list and keeps it up to date until it is interrupted."""
     out = console()
     while True:
-        document = listing(wanted)
+        shown = min(wanted.limit, max(out.height - 3, 1))  # the newest stay in sight
+        document = listing(wanted._replace(limit=shown))
         out.clear()
         show(document)
         time.sleep(1.0)

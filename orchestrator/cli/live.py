@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import termios
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -43,6 +44,7 @@ from orchestrator.cli.requests import (
     text_lines,
     whole_of,
 )
+from orchestrator.cli.tables import NARROW
 from orchestrator.errors import AlreadyAnswered, OrchestratorError
 from orchestrator.model import TERMINAL, WAITING, JsonObject
 from orchestrator.store.layout import RunDir
@@ -69,6 +71,7 @@ class Watcher:
         self._detail = "queued"
         self._percent: float | None = None
         self._answered: set[str] = set()
+        self._asked: set[str] = set()
         self._interrupted = asyncio.Event()
 
     async def watch(self) -> int:
@@ -95,7 +98,7 @@ class Watcher:
                 return await self._end(status)
             for request in pending:
                 if not self._interrupted.is_set():
-                    await self._ask(request)
+                    await self._ask(request, alone=len(pending) == 1)
 
     async def _end(self, status: str) -> int:
         run = await self._reach.queries.get_run(self._run_dir)
@@ -115,15 +118,16 @@ class Watcher:
     async def _follow(self) -> tuple[str, list[JsonObject]]:
         """Shows events until the run is over, waits for something new, or Ctrl-C is pressed."""
         async with self._screen() as screen:
+            wait_s = 0.0  # what waits already need not be waited for
             while not self._interrupted.is_set():
-                page = await self._page()
+                page = await self._page(wait_s, screen)
+                wait_s = POLL_S
                 if page["events"]:
                     self._show(screen.console if screen else console(), page["events"])
                 self._after = page["next_after_seq"]
                 if screen and page["status"] == "queued":
                     self._detail = await self._in_line()
-                if screen:
-                    screen.update(self._bottom(screen.console), refresh=True)
+                self._redraw(screen)
                 if page["has_more"]:
                     continue
                 if page["status"] in TERMINAL:
@@ -140,10 +144,15 @@ class Watcher:
         place = f", place {run['queue_place']} in the queue" if "queue_place" in run else ""
         return f"{run.get('detail') or run['status']}{place}"
 
-    async def _page(self) -> JsonObject:
+    def _redraw(self, screen: Live | None) -> None:
+        if screen:
+            screen.update(self._bottom(screen.console), refresh=True)
+
+    async def _page(self, wait_s: float, screen: Live | None) -> JsonObject:
+        """What is new; until something is, the time that goes by is shown."""
         polling = asyncio.ensure_future(
             self._reach.queries.poll_events(
-                self._run_dir, after_seq=self._after, limit=1000, wait_s=POLL_S, types=None, max_chars=1_000_000
+                self._run_dir, after_seq=self._after, limit=1000, wait_s=wait_s, types=None, max_chars=1_000_000
             )
         )
         stopping = asyncio.ensure_future(self._interrupted.wait())
@@ -154,6 +163,7 @@ class Watcher:
                     return polling.result()
                 if stopping.done():
                     return {"events": [], "next_after_seq": self._after, "has_more": True, "status": "running"}
+                self._redraw(screen)
         finally:
             for task in (polling, stopping):
                 task.cancel()
@@ -170,7 +180,10 @@ class Watcher:
     def _bottom(self, out: Console) -> Group:
         """What stands below the transcript: the todo list, and one line on what goes on."""
         took = duration(time.monotonic() - self._started)
-        line = Text(f"{one_line(self._detail)}  {took}  Ctrl-C to detach or cancel"[: out.width - 3], style="dim")
+        way_out = "Ctrl-C to detach or cancel" if out.width >= NARROW else "Ctrl-C to leave"
+        detail = Text(one_line(self._detail))
+        detail.truncate(max(out.width - len(f"{took}{way_out}") - 9, 0), overflow="ellipsis")
+        line = Text("  ", style="dim").join((Text(took), detail, Text(way_out)))
         below = [_bar(self._percent)] if self._percent is not None else []
         return Group(*todo_lines(self._todo), *below, Spinner("dots", text=line))
 
@@ -200,11 +213,17 @@ class Watcher:
 
     # ---- the person ----
 
-    async def _ask(self, request: JsonObject) -> None:
-        """Shows a request and brings the person's answer to the run."""
+    async def _ask(self, request: JsonObject, *, alone: bool) -> None:
+        """Shows a request and brings the person's answer to the run.
+
+        Args:
+            alone: no other request waits, so that it is the one that was told last.
+        """
         out = console()
         asked = await asyncio.to_thread(whole_of, self._run_dir, request)
-        self._show_request(out, asked._replace(request=harmless(asked.request)))
+        told = alone and request["request_id"] not in self._asked
+        self._asked.add(request["request_id"])
+        self._show_request(out, asked._replace(request=harmless(asked.request)), told=told)
         try:
             answer = await self._answer(out, asked.request)
             if answer is None:
@@ -214,15 +233,15 @@ class Watcher:
                 "continue_run", run_id=self._run_dir.run_id, request_id=request["request_id"], **answer
             )
         except AlreadyAnswered:
-            say("somebody else has answered already")
+            say("somebody else has answered already, or it is over")
         except OrchestratorError as error:
             self._answered.discard(request["request_id"])
             say(for_people(error.sentence))
 
-    def _show_request(self, out: Console, asked: Asked) -> None:
+    def _show_request(self, out: Console, asked: Asked, *, told: bool) -> None:
         run_id, request = self._run_dir.run_id, asked.request
-        if request["text"] != harmless(asked.told):  # of which the events showed the beginning
-            out.print(Group(*text_lines(run_id, asked)))
+        if not told or request["text"] != harmless(asked.told):  # of which the events showed the beginning
+            out.print(Group(*text_lines(run_id, asked, "? ")))
         for line in [
             *detail_lines(run_id, asked),
             *(() if questions_of(request) else option_lines(request.get("options"))),
@@ -235,7 +254,7 @@ class Watcher:
         for number, question in enumerate(questions_of(request), 1):
             out.print(Group(*question_lines(number, harmless(question))))
             while str(number) not in given:
-                if (said := await self._typed(prompt_of({"kind": "question", **question}))) is None:
+                if (said := await self._typed(prompt_of({"kind": "question", **question}), request)) is None:
                     return None
                 if choice := choice_of(question, said):
                     given[str(number)] = choice
@@ -243,17 +262,37 @@ class Watcher:
                     out.print("it needs an answer", style="yellow")
         if given:
             return answers(given)
-        if (said := await self._typed(prompt_of(request))) is None:
+        if (said := await self._typed(prompt_of(request), request)) is None:
             return None
         if (answer := answer_of(request, said)) is None:
             out.print("it needs an answer", style="yellow")
         return answer
 
-    async def _typed(self, prompt: str) -> str | None:
-        said = await _input(prompt, self._interrupted.set)
+    async def _typed(self, prompt: str, request: JsonObject) -> str | None:
+        """A line from the person; None if they want to leave.
+
+        Raises:
+            AlreadyAnswered: meanwhile the request was answered elsewhere, or the run is over.
+        """
+        gone = asyncio.ensure_future(self._gone(request["request_id"]))
+        try:
+            said = await _input(prompt, self._interrupted.set, gone)
+        finally:
+            gone.cancel()
         if said is None:
             self._interrupted.set()
         return said
+
+    async def _gone(self, request_id: str) -> None:
+        """Returns when a request waits no more."""
+        after = self._after
+        while True:
+            page = await self._reach.queries.poll_events(
+                self._run_dir, after_seq=after, limit=1000, wait_s=POLL_S, types=["status_changed"], max_chars=10_000
+            )
+            after = page["next_after_seq"]
+            if all(pending["request_id"] != request_id for pending in page.get("pending", ())):
+                return
 
     async def _way_out(self) -> int | None:
         """What to do after Ctrl-C. None to go on."""
@@ -271,8 +310,14 @@ class Watcher:
         return INTERRUPTED
 
 
-async def _input(prompt: str, at_interrupt: Callable[[], object]) -> str | None:
-    """A line from the person; None at the end of input or after Ctrl-C, which behind it does `at_interrupt` again."""
+async def _input(
+    prompt: str, at_interrupt: Callable[[], object], gone: asyncio.Future[None] | None = None
+) -> str | None:
+    """A line from the person; None at the end of input or after Ctrl-C, which behind it does `at_interrupt` again.
+
+    Raises:
+        AlreadyAnswered: before it came, what it was for was `gone`; the half of a line is nobody's answer.
+    """
     sys.stdout.write(prompt)
     sys.stdout.flush()
     loop = asyncio.get_running_loop()
@@ -285,7 +330,12 @@ async def _input(prompt: str, at_interrupt: Callable[[], object]) -> str | None:
     loop.add_signal_handler(signal.SIGINT, lambda: line.done() or line.set_result(""))
     loop.add_reader(0, read)
     try:
-        said = await line
+        await asyncio.wait({line, gone} if gone else {line}, return_when=asyncio.FIRST_COMPLETED)
+        if not line.done():
+            termios.tcflush(0, termios.TCIFLUSH)
+            sys.stdout.write("\n")
+            raise AlreadyAnswered(prompt)
+        said = line.result()
     finally:
         loop.remove_reader(0)
         loop.add_signal_handler(signal.SIGINT, at_interrupt)

@@ -57,6 +57,8 @@ async def apply(
 
     if commit and branch:
         raise InvalidArgument("give --commit or --branch, not both")
+    if name and not branch:
+        raise InvalidArgument("--name goes with --branch, whose name it is")
     mode = "commit" if commit else "branch" if branch else "apply"
     given = {"mode": mode, "check_only": check, "three_way": three_way, "branch": name, "message": message}
     reach = reach_of(cwd)

@@ -125,6 +125,9 @@ _PHRASES = {
     "continue_run on this run with text": "continue_run",
     "continue_run with text": "continue_run",
     "before you call it again": "before you try again",
+    "name one by request_id": "name one by --request",
+    "pass decision:": "answer with",
+    "pass text, input_message or decision": "say it",
 }
 
 
@@ -241,7 +244,10 @@ def age(timestamp: str) -> str:
     """How long ago something was, in the largest unit."""
     from datetime import UTC, datetime
 
-    return duration((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+    try:
+        return duration((datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds())
+    except (ValueError, TypeError):  # files of a run may be its agent's work
+        return "?"
 
 
 def duration(seconds: float) -> str:

@@ -224,7 +224,7 @@ async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout
 def _show_digest(runs: list[JsonObject]) -> None:
     if not sys.stdout.isatty():
         for run in runs:
-            print(f"{run['run_id']}\t{run['status']}\t{one_line(run['summary'])}")
+            print(f"{run['run_id']}\t{run['status']}\t{_said(run)}")
         return
     from rich.text import Text
 
@@ -232,8 +232,14 @@ def _show_digest(runs: list[JsonObject]) -> None:
     from orchestrator.cli.tables import Column, show_rows
 
     columns = {"run": Column(most=26), "status": Column(most=14), "summary": Column()}
-    rows = [[run["run_id"], Text(run["status"], STYLES[run["status"]]), run["summary"]] for run in runs]
+    rows = [[run["run_id"], Text(run["status"], STYLES[run["status"]]), _said(run)] for run in runs]
     show_rows(columns, rows, whole=True)
+
+
+def _said(run: JsonObject) -> str:
+    """What a run asks if it waits, otherwise what it said last."""
+    asked: list[JsonObject] = run.get("pending") or []
+    return f"? {one_line(str(asked[0].get('text', '')))}" if asked else one_line(run["summary"])
 
 
 async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None, as_json: bool) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from orchestrator import config
-from orchestrator.cli.output import DONE, print_json
+from orchestrator.cli.output import DONE, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import InvalidArgument, NotFound
 from orchestrator.model import JsonObject, as_object
@@ -21,6 +21,8 @@ async def run(reach: Reach, given: dict[str, Any], *, detach: bool) -> int:
     """Spawns a run, and follows it unless it is to be left alone."""
     arguments = spawn_arguments(reach, given)
     spawned = await reach.command("spawn_run", **arguments)
+    if not given["as_json"]:
+        _tell_name(spawned, given["name"], detach=detach)
     if detach:
         if given["as_json"]:
             print_json(spawned)
@@ -30,6 +32,15 @@ async def run(reach: Reach, given: dict[str, Any], *, detach: bool) -> int:
     from orchestrator.cli.live import Watcher
 
     return await Watcher(reach, reach.find(spawned["run_id"]), as_json=given["as_json"]).watch()
+
+
+def _tell_name(spawned: JsonObject, wanted: str | None, *, detach: bool) -> None:
+    """Says whom one may speak to; of who is left alone only what cannot be known."""
+    name: str = spawned["agent_name"]
+    if wanted and name.lower() != wanted.lower():
+        say(f"another agent is called {wanted!r} already; this one is {name}")
+    if not detach:
+        say(f"{name}, {spawned['run_id']}")
 
 
 def spawn_arguments(reach: Reach, given: dict[str, Any]) -> JsonObject:
@@ -104,13 +115,12 @@ def _usual(reach: Reach) -> str:
 def _prompt(given: str | None, file: Path | None) -> str:
     if (given is None) == (file is None):
         raise InvalidArgument("give the task as an argument, by --file, or - for stdin")
-    if file is not None:
+    if file is not None and str(file) != "-":
         try:
             return file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise InvalidArgument(f"cannot read {file}: {error}") from error
-    assert given is not None
-    return sys.stdin.read() if given == "-" else given
+    return sys.stdin.read() if given in (None, "-") else given
 
 
 def _session(reach: Reach, named: str) -> str:

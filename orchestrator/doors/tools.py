@@ -249,9 +249,9 @@ class Tools:
         raise RunNotFound(f"no run {run_id or agent_name!r} in your tree; call list_agents")
 
     async def _commanded(self, given: JsonObject) -> RunDir:
-        """The run that a command is for; an agent commands what it spawned."""
+        """The run that a command is for; an agent commands what it spawned, by whichever door it comes."""
         run_dir = await self._find(given)
-        if self.caller.bound:
+        if self.caller.bound or self._engine.kin.is_agent(self.caller):
             await asyncio.to_thread(self._engine.kin.check_descends, run_dir.run_id, self.caller)
         return run_dir
 

@@ -34,6 +34,10 @@ class Kin:
         root = self._home.find(root_run_id)
         return [run_id for run_id in member_ids(root) if self._root_of(run_id) == root_run_id] if root else []
 
+    def is_agent(self, caller: Caller) -> bool:
+        """Whether a caller is a process of a live run's agent, as its shell is."""
+        return self._lives.get(caller.parent_run_id or "") is not None
+
     def is_in_tree(self, run_id: str, caller: Caller) -> bool:
         """Whether a run is of the tree that an agent belongs to."""
         own = self._own_root(caller)

@@ -217,12 +217,11 @@ def check_answer(request: InputRequest, answer: Answer) -> None:
     options = [str(option["id"]) for option in request.options or []]
     decision = answer.decision
     if request.kind == "approval":
+        known = list(dict.fromkeys(("approve", "deny", *options)))
         if decision is None:
-            raise InvalidArgument(
-                f"{request.request_id!r} is an approval; pass decision: {' | '.join(['approve', 'deny', *options])}"
-            )
-        if decision not in ("approve", "deny", *options):
-            raise InvalidArgument(f"no decision {decision!r} here{nearest(decision, ['approve', 'deny', *options])}")
+            raise InvalidArgument(f"{request.request_id!r} is an approval; pass decision: {' | '.join(known)}")
+        if decision not in known:
+            raise InvalidArgument(f"no decision {decision!r} here{nearest(decision, known)}")
         return
     if decision is not None and decision not in ("deny", *options):
         if request.kind == "auth" and decision == "approve":

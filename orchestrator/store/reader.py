@@ -28,6 +28,9 @@ _NEAR = 64 * 1024
 """A stretch of the log that is cheaper to walk than to bisect further."""
 
 
+_TEXTS = ("agent_name", "session_id", "backend", "role", "summary", "started_at", "updated_at", "detail")
+
+
 class State(NamedTuple):
     """A run and the byte behind the last event that it knows."""
 
@@ -212,6 +215,8 @@ class RunReader:
         try:
             document = read_json(self.dir.file("run.json"))
             if document is None:
+                return None
+            if not all(isinstance(document.get(name, ""), str) for name in _TEXTS):
                 return None
             run, offset = Run.from_json(document), int(document["offset"])
             state = State(run, offset)

@@ -97,27 +97,6 @@ def test_runs_are_listed_and_filtered(here: Shell) -> None:
     assert {run["run_id"] for run in below.json("ls", "--all")["runs"]} >= {*ids, lower}
 
 
-def test_a_tree_shows_children_below_their_parents(here: Shell) -> None:
-    parent = here.detached("listen", "--name", "parent")
-    child = here.having(ORCHESTRATOR_RUN_ID=parent).detached("final x", "--name", "child")
-    here.settled(child)
-    here.over("final y", "--name", "other")
-    with here.terminal("ls", "--tree") as terminal:
-        assert terminal.ended() == 0
-        terminal.fits()
-        shown = [line.split("  ")[0] if "└" not in line else line.strip() for line in terminal.text.splitlines()]
-    names_shown = [line for line in shown if line.startswith(("parent", "└", "other"))]
-    assert [line.split()[0] for line in names_shown] == ["other", "parent", "└"], terminal.text
-    assert "└ child" in terminal.text
-    assert [line.split("\t")[2] for line in here.ok("ls", "--tree").splitlines()] == ["other", "parent", "  └ child"]
-    with here.terminal("ls", "--tree", "--watch") as terminal:
-        terminal.expect("└ child")
-        terminal.interrupt()
-        assert terminal.ended() == 130
-    assert here.state(child)["parent_run_id"] == parent
-    here.ok("cancel", parent)
-
-
 def test_one_run_is_shown(here: Shell) -> None:
     run_id = here.over("say hi\nusage 1 2\nfinal the end ☃", "--name", "nina")
     assert here.json("show", run_id) == here.json("show", "nina")

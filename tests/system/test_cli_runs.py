@@ -173,6 +173,9 @@ def test_each_kind_of_answer_reaches_its_run(here: Shell) -> None:
         ("approve rm x", ["yes"], "approved"),
         ("approve rm x", ["deny", "--reason", "not in main"], "denied: not in main"),
         ("ask Which? | red | blue", ["blue"], "the answer is: blue"),
+        ("ask Which? | red | blue", ["2"], "the answer is: blue"),
+        ("approve rm x", ["a"], "approved"),
+        ("approve rm x", ["d"], "denied"),
         ("ask Which?", ["some words ☃"], "the answer is: some words ☃"),
         ("ask Sure?", ["no"], "the answer is: no"),
         ("input a number", ["42"], "the input is: 42"),
@@ -186,6 +189,13 @@ def test_each_kind_of_answer_reaches_its_run(here: Shell) -> None:
     here.settled(*ids)
     for run_id, (script, _, final) in zip(ids, cases, strict=True):
         assert here.state(run_id)["result"]["final_response"] == final, script
+    asks = here.waiting("ask Which?")
+    here.ok("answer", asks, "-", given="from stdin")
+    here.settled(asks)
+    assert here.state(asks)["result"]["final_response"] == "the answer is: from stdin"
+    odd = here.waiting("approve ls")
+    assert here.run("answer", odd, "looks fine").err.count("approve | deny") == 1
+    here.ok("cancel", odd)
     for file in (here.cwd / ".orchestrator").rglob("*"):
         assert not file.is_file() or b"s3cret-token" not in file.read_bytes(), file
 
@@ -270,6 +280,35 @@ def test_what_happens_inside_is_said_when_wanted(here: Shell) -> None:
     assert "just started" not in done.err
     here.ok("host", "stop", "--cancel")
     assert ", just started" in here.run("--verbose", "run", "-b", "scripted", "--detach", "final x").err
+
+
+def test_a_name_that_is_taken_is_said(here: Shell) -> None:
+    first = here.run("run", "-b", "scripted", "-d", "--name", "one", "final x")
+    assert first.err == ""
+    second = here.run("run", "-b", "scripted", "-d", "--name", "one", "final y")
+    name = here.state(second.out.strip())["agent_name"]
+    assert f"another agent is called 'one' already; this one is {name}" in second.err
+    third = here.run("run", "-b", "scripted", "final z")
+    assert third.out.endswith("\nz\n")
+    assert here.json("ls")["runs"][0]["run_id"] in third.err
+
+
+def test_the_place_in_the_queue_is_told(tmp_path: Path) -> None:
+    with shell(tmp_path, ORCHESTRATOR_MAX_CONCURRENT_RUNS_LOCAL="1") as here:
+        works = here.detached("listen\nfinal x")
+        second, third = here.detached("final y"), here.detached("final z")
+        until(lambda: here.state(works)["status"] == "running", "the first has begun")
+        places = {row["run_id"]: row.get("queue_place") for row in here.json("ls")["runs"]}
+        assert places == {works: None, second: 1, third: 2}
+        with here.terminal("ls") as terminal:
+            assert terminal.ended() == 0
+        assert "queued 2." in terminal.text
+        with here.terminal("run", "-b", "scripted", "final last") as terminal:
+            terminal.expect("place 3 in the queue")
+            here.ok("say", works, "go on")
+            terminal.expect("last")
+            assert terminal.ended() == 0
+        here.settled(second, third)
 
 
 def test_runs_are_cancelled(here: Shell) -> None:

@@ -156,10 +156,50 @@ def test_another_may_answer_while_a_person_is_asked(here: Shell) -> None:
     with here.terminal("run", "-b", "scripted", "ask Which?\nfinal over") as terminal:
         terminal.expect("your answer: ")
         (run,) = here.json("ls")["runs"]
+        terminal.press("half of a li")
         here.ok("answer", run["run_id"], "elsewhere")
-        terminal.type("late")
-        terminal.expect("the answer is: elsewhere")
+        terminal.expect("somebody else has answered")
+        terminal.expect("over")
         assert terminal.ended() == 0
+    assert here.state(run["run_id"])["result"]["final_response"] == "over"
+
+
+def test_a_person_who_is_asked_is_told_that_the_run_is_over(here: Shell) -> None:
+    with here.terminal("run", "-b", "scripted", "ask Which?\nfinal over") as terminal:
+        terminal.expect("your answer: ")
+        here.ok("cancel", here.json("ls")["runs"][0]["run_id"])
+        terminal.expect("it is over")
+        terminal.expect("cancelled")
+        assert terminal.ended() == 1
+
+
+def test_each_prompt_says_what_it_is_for(here: Shell) -> None:
+    with here.terminal("run", "-b", "scripted", "asks One? | Two?\nask Three?") as terminal:
+        terminal.expect("? Two?")
+        for question in ("One?", "Two?"):
+            assert question in terminal.expect("your answer: ")
+            terminal.type("x")
+        terminal.expect("Three?")
+        terminal.expect("your answer: ")
+        terminal.type("")
+        assert "Three?" in terminal.expect("your answer: ")
+        terminal.type("y")
+        assert terminal.ended() == 0
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_the_time_and_the_way_out_are_seen_beside_any_text(here: Shell, columns: int) -> None:
+    script = f"progress {'reading the whole of the repository ' * 4}\nlisten\nfinal over"
+    with here.terminal("run", "-b", "scripted", script, columns=columns) as terminal:
+        terminal.expect("0 s")
+        terminal.expect("reading" if columns == 80 else "Ctrl-C to leave")
+        terminal.expect("1 s")  # it goes on while nothing happens
+        terminal.expect("Ctrl-C to")
+        terminal.interrupt()
+        terminal.expect("[c]ancel")
+        terminal.type("c")
+        assert terminal.ended() == 130
+        terminal.fits()
 
 
 def test_a_run_that_fails_at_a_terminal_says_why_and_what_next(here: Shell) -> None:

@@ -191,6 +191,22 @@ async def test_without_its_pass_it_is_not_taken_for_the_caller(place: Place) -> 
     assert letter["from"]["agent_name"] == "boss"
 
 
+async def test_without_its_pass_it_commands_what_it_spawned_and_nothing_else(place: Place) -> None:
+    above = await place.waiting()
+    boss = (await place.agent(above).call("spawn_run", spawning(place, prompt="ask Well?\nfinal x")))["run_id"]
+    other = await place.waiting()
+    await place.settled(boss)
+    shell = Tools(place.engine, Caller(cwd=place.cwd, env={}, parent_run_id=boss))
+    for run_id in (above, boss, other):
+        for tool, more in (("cancel_run", {}), ("continue_run", {"text": "x"})):
+            with pytest.raises(PermissionCeiling, match="not spawned by you"):
+                await shell.call(tool, {"run_id": run_id, **more})
+    child = (await shell.call("spawn_run", spawning(place, prompt="ask Well?\nfinal x")))["run_id"]
+    await place.settled(child)
+    await shell.call("continue_run", {"run_id": child, "text": "yes"})
+    assert (await place.settled(child))["status"] == "completed"
+
+
 # ---- secrets
 
 
