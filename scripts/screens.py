@@ -92,7 +92,7 @@ def main() -> None:
             window.draw(ROOT / "docs" / "screens" / "run.svg", "orchestrator run")
             window.type("a")
             window.until("the tests pass")
-            window.until("input_tokens")
+            window.until("tokens in")
             for agent, task in (
                 ("reviewer", "ask Merge it now? | yes | no"),
                 ("builder", "sleep 60"),

@@ -57,7 +57,7 @@ def test_a_list_says_what_is_asked(here: Shell) -> None:
     for columns in (80, 40):
         with here.terminal("ls", columns=columns) as terminal:
             assert terminal.ended() == 0
-        assert "? Which" in terminal.text or columns == 40 and "? Whi" in terminal.text
+        assert "? Which" in terminal.text or (columns == 40 and "? Whi" in terminal.text)
     with here.terminal("ls", "--watch") as terminal:  # 24 lines high
         for _ in range(2):
             terminal.expect("? Which one?")
