@@ -31,7 +31,6 @@ from orchestrator.engine.steering import Steering
 from orchestrator.engine.work import Shared, Work
 from orchestrator.errors import BackendError, StoreError, Unsupported, WrongState
 from orchestrator.events import message_added, waiting_status
-from orchestrator.logs import RUN_ID
 from orchestrator.model import Answer, InputRequest, JsonObject, Message, RunSpec, Status, Usage, now
 from orchestrator.store.log import RunLog, uninterrupted
 from orchestrator.store.masking import lost_credentials, renewed, secrets_of
@@ -312,7 +311,6 @@ class Life:
 
     async def live(self) -> None:
         """Runs the backend and ends the run. Raises nothing but cancellation."""
-        RUN_ID.set(self.spec.run_id)
         try:
             outcome = await self._outcome()
             self._requests.abandon()

@@ -24,6 +24,7 @@ from orchestrator.engine.order import SessionOrder
 from orchestrator.engine.outbox import Outbox, Tell
 from orchestrator.engine.slots import Kind, Slots
 from orchestrator.engine.work import Shared
+from orchestrator.logs import RUN_ID
 from orchestrator.model import RunSpec, Status
 from orchestrator.store.layout import Home
 from orchestrator.store.log import RunLog
@@ -176,9 +177,15 @@ class Lives:
         return task
 
     async def _live(self, life: Life) -> None:
+        spec = life.spec
+        RUN_ID.set(spec.run_id)
+        below = f", below {spec.parent_run_id}" if spec.parent_run_id else ""
+        logger.info("run %s on %s in %s%s", spec.run_id, spec.backend, spec.cwd, below)
         try:
             await life.live()
         finally:
+            run = life.log.run
+            logger.info("run %s is %s%s", run.run_id, run.status, f": {run.error.code}" if run.error else "")
             del self._lives[life.spec.run_id]
             self.budgets.close(life.spec.run_id)
             if life.log.run.terminal:

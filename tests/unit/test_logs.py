@@ -54,3 +54,21 @@ async def test_what_is_logged_for_a_run_names_it(cwd: Path, formatter: logging.F
     lines = stream.getvalue().splitlines()
     assert [run["run_id"] in line for run, line in zip(runs, lines, strict=False)] == [True, True]
     assert "run_" not in lines[2]
+
+
+async def test_the_beginning_and_the_end_of_a_run_are_logged(cwd: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    lives = logging.getLogger("orchestrator.engine.lives")
+    lives.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "orchestrator.engine.lives"):
+            async with desk(cwd, Agent(nothing)) as tools:
+                run = await tools.finished()
+    finally:
+        lives.removeHandler(handler)
+    begun, ended = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert begun["run_id"] == ended["run_id"] == run["run_id"]
+    assert begun["message"].startswith(f"run {run['run_id']} on ")
+    assert ended["message"] == f"run {run['run_id']} is completed"
