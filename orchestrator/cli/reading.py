@@ -222,10 +222,6 @@ async def wait(reach: Reach, run_dirs: list[RunDir], *, until_all: bool, timeout
 
 
 def _show_digest(runs: list[JsonObject]) -> None:
-    if not sys.stdout.isatty():
-        for run in runs:
-            print(f"{run['run_id']}\t{run['status']}\t{_said(run)}")
-        return
     from rich.text import Text
 
     from orchestrator.cli.lines import STYLES

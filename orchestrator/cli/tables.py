@@ -40,7 +40,7 @@ def show_rows(columns: Mapping[str, Column], rows: Sequence[Sequence[Cell]], *, 
     """
     if not sys.stdout.isatty():
         for row in rows:
-            print("\t".join(one_line(str(cell)) for cell in row).rstrip())
+            print("\t".join(one_line(str(cell)) for cell in row))
         return
     texts = [[_text(cell, column.style) for cell, column in zip(row, columns.values(), strict=True)] for row in rows]
     if whole and console().width < NARROW:
