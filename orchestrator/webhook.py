@@ -19,11 +19,12 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator import __version__
+from orchestrator.addresses import special
 from orchestrator.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -36,13 +37,6 @@ _PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::([0-9]*))?")
 _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
-
-_COMPATIBLE = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
-"""Where the last 32 bits are an IPv4 address: the old form of one, and two of translators."""
-_METADATA = ipaddress.IPv6Address("fd00:ec2::254")
-"""Not link-local, but the same thing: where AWS hands out credentials over IPv6."""
-
-Kind = Literal["link-local", "multicast", "unspecified"]
 
 
 class Undelivered(Exception):
@@ -69,8 +63,7 @@ def check_url(url: object) -> str:
         InvalidArgument: nothing can ever be delivered there.
     """
     target = _target(url)
-    literal = _literal(target.host)
-    if literal and (kind := _kind(literal)):
+    if kind := special(target.host):
         raise InvalidArgument(f"on_finish.webhook names an address that is {kind}; nothing is sent there")
     return target.url
 
@@ -158,44 +151,6 @@ def _name(host: str) -> str:
     return host.lower()
 
 
-# ---- where nothing is sent
-
-
-def _literal(host: str) -> str | None:
-    """The address that a host is without asking anyone; None if it is a name.
-
-    A resolver takes `2852039166`, `0xa9fea9fe`, `0251.0376.0251.0376` and `169.254.43518` for 169.254.169.254.
-    """
-    if ":" in host:
-        return host
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host.removesuffix(".")))
-    except OSError:
-        return None
-
-
-def _kind(address: str) -> Kind | None:
-    """What is wrong with an address; None if it may be spoken to."""
-    for one in _within(ipaddress.ip_address(address.partition("%")[0])):
-        if one.is_link_local or one == _METADATA:
-            return "link-local"
-        if one.is_multicast:
-            return "multicast"
-        if one.is_unspecified:
-            return "unspecified"
-    return None
-
-
-def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Iterator[Any]:
-    """An address, and the IPv4 ones that a tunnel or a translator would make of it."""
-    yield address
-    if isinstance(address, ipaddress.IPv6Address):
-        held = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        yield from (one for one in held if one is not None)
-        if any(address in network for network in _COMPATIBLE):
-            yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-
-
 async def _resolve(target: _Target) -> list[str]:
     """The addresses of a host, in the order to try them. One that is special refuses them all: someone put it there."""
     loop = asyncio.get_running_loop()
@@ -207,7 +162,7 @@ async def _resolve(target: _Target) -> list[str]:
         raise Undelivered("the host is not found") from error
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
     for address in addresses:
-        if kind := _kind(address):
+        if kind := special(address):
             raise Undelivered(
                 f"the host is at an address that is {kind}; nothing is sent there", final=kind == "link-local"
             )

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from orchestrator import values
+from orchestrator.addresses import special
 from orchestrator.errors import InvalidArgument, nearest
 from orchestrator.model import JsonObject
 
@@ -97,24 +98,13 @@ def check_address(url: str, allowed: frozenset[Origin]) -> None:
     scheme, host, port = origin_of(url)
     if (scheme, host, port) in allowed:
         return
-    if forbidden(host):
+    if special(host):
         raise InvalidArgument(f"{host} is a link-local or otherwise special address; no agent is called there")
     if scheme == "http" and not _is_loopback(host):
         raise InvalidArgument(
             f"plain http goes to this machine only; use https for {host}, "
             f"or allow it: backend_config.allowed_origins: ['{scheme}://{host}:{port}']"
         )
-
-
-def forbidden(host: str) -> bool:
-    """Whether a literal address is link-local, multicast, unspecified or reserved. Names are not resolved here."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped or address
-    return address.is_link_local or address.is_multicast or address.is_unspecified or str(address) == "fd00:ec2::254"
 
 
 def _is_loopback(host: str) -> bool:

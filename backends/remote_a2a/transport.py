@@ -14,7 +14,8 @@ from typing import cast
 
 import httpx
 
-from backends.remote_a2a.options import Options, Origin, forbidden, origin_of
+from backends.remote_a2a.options import Options, Origin, origin_of
+from orchestrator.addresses import special
 from orchestrator.errors import InvalidArgument
 
 
@@ -78,7 +79,7 @@ class Guard(httpx.AsyncBaseTransport):
         return response
 
     async def _check_resolved(self, origin: Origin, request: httpx.Request) -> None:
-        """Refuses a name that resolves to a forbidden address. Once per origin; names may still change afterwards."""
+        """Refuses a name that resolves to a special address. Once per origin; names may still change afterwards."""
         if origin in self._checked or origin in self._options.allowed_origins:
             return
         _, host, port = origin
@@ -86,7 +87,7 @@ class Guard(httpx.AsyncBaseTransport):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise httpx.ConnectError(f"cannot resolve {host}: {error}", request=request) from error
-        if any(forbidden(str(address[0])) for *_, address in found):
+        if any(special(str(address[0])) for *_, address in found):
             raise Refused(f"{host} resolves to a link-local or otherwise special address", request=request)
         self._checked.add(origin)
 

@@ -202,6 +202,8 @@ async def test_a_local_defect_is_not_taken_for_a_lost_stream(
         ({"agent_url": "http://169.254.169.254/latest"}, "link-local"),
         ({"agent_url": "http://[fe80::1]/"}, "link-local"),
         ({"agent_url": "http://[::ffff:169.254.169.254]/"}, "link-local"),
+        ({"agent_url": "https://[2002:a9fe:a9fe::1]/"}, "link-local"),
+        ({"agent_url": "https://2852039166/"}, "link-local"),
         ({"agent_url": "http://0.0.0.0/"}, "special address"),
         ({"agent_url": "http://example.com"}, "use https"),
         ({"agent_url": "http://user:pass@127.0.0.1"}, "credentials"),
