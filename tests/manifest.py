@@ -75,7 +75,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     # ---- agents that talk
     Behaviour("talk/face", "docs/design/agent-tools.md", "An agent asks, reports, writes and spawns by tools of ours, "
         "within its tree and for as long as its run lives.", ("contract/agent_tools::*", "unit/agent_bounds::*",
-        "unit/agent_faults::*", "unit/remote_tools::*")),
+        "unit/agent_faults::*", "unit/remote_tools::*", "unit/races::*")),
     Behaviour("talk/messages", "docs/design/agent-tools.md", "A message arrives as its sender was told, is given until "
         "it is acknowledged, and reaches no other run.", ("contract/messages::*", "unit/inbox::*")),
     Behaviour("talk/together", _README, "Agents of two kinds finish a task together; a killed host loses no message; "

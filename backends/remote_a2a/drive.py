@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from a2a.types import Message, StreamResponse
@@ -25,9 +25,9 @@ from orchestrator.backend import RunContext
 from orchestrator.ends import Outcome
 from orchestrator.errors import BackendError, OrchestratorError
 from orchestrator.model import Answer, Attachment, InputRequest, RunSpec
+from orchestrator.races import unless
 from orchestrator.updates import Progress, RemoteRef, SessionBound, Started
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 WATCHDOG_S = 60.0
@@ -306,7 +306,7 @@ class Drive:
         without it. Each call is an event, so that `limits.max_events` bounds them."""
         await self._ctx.emit(Progress(detail=f"calls {call.name}"))
         if (tools := self._ctx.agent_tools) is not None and self._agent.extended:
-            result = await self._while_paused(tools.call(call.call_id, call.name, call.arguments), WATCHDOG_S)
+            result = await unless(self._went_on(WATCHDOG_S), tools.call(call.call_id, call.name, call.arguments))
         else:
             words = "no tools are offered to you; go on without"
             result = {"content": [{"type": "text", "text": words}], "isError": True}
@@ -317,24 +317,11 @@ class Drive:
         without one, as after a login elsewhere."""
         request = self._tracker.request()
         every_s = POLL_S if request.kind == "auth" else WATCHDOG_S
-        answer = await self._while_paused(self._ctx.ask(request), every_s)
+        answer = await unless(self._went_on(every_s), self._ctx.ask(request))
         if answer is None:
             return None
         self._log_in(answer)
         return self._envelope.answer(self._tracker, request, answer)
-
-    async def _while_paused(self, work: Coroutine[Any, Any, T], every_s: float) -> T | None:
-        """What some work for the paused task gives; None, and the work given up, if the task went on without it."""
-        working = asyncio.ensure_future(work)
-        watching = asyncio.ensure_future(self._went_on(every_s))
-        try:
-            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else None
-        finally:
-            for task in (working, watching):
-                if not task.done():
-                    task.cancel()
-                    await asyncio.wait({task})
 
     async def _went_on(self, every_s: float) -> None:
         """Returns when the task does not wait for the same any more: it went on, ended, or asks for something else."""

@@ -23,6 +23,7 @@ from orchestrator.errors import InvalidArgument, NotFound, NotOwner, RunNotFound
 from orchestrator.front_matter import in_short
 from orchestrator.model import JsonObject, Run, compact
 from orchestrator.queries import RESULT_CHARS, Queries
+from orchestrator.races import unless
 from orchestrator.store.layout import RUN_ID, RunDir, checked
 
 if TYPE_CHECKING:
@@ -110,17 +111,9 @@ class Tools:
         life = self._engine.lives.get(self.caller.parent_run_id or "") if self.caller.bound else None
         if life is None:
             return await answering
-        call, end = asyncio.ensure_future(answering), asyncio.ensure_future(life.over())
-        try:
-            await asyncio.wait({call, end}, return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                raise WrongState(_OVER)
-            return call.result()
-        finally:
-            for task in (call, end):
-                if not task.done():
-                    task.cancel()
-                    await asyncio.wait({task})
+        if (document := await unless(life.over(), answering)) is None:
+            raise WrongState(_OVER)
+        return document
 
     async def _spawn_run(self, given: JsonObject) -> JsonObject:
         waits = given.pop("wait", False)
