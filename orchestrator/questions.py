@@ -1,6 +1,7 @@
-"""Several questions in one request: how they are asked, and how one answer is given to all of them. Pure.
+"""What agents ask their callers: one question with its context, or several in one request and one answer to them. Pure.
 
-Above: the drivers of local agents, whose tools ask up to four questions at once, each with options or without.
+Above: the drivers of local agents, whose tools ask up to four questions at once, each with options or without; and all
+who take a call of `ask_caller`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ class Question(NamedTuple):
             "options": list(self.options),
             "multi_select": self.multi,
         }
+
+
+def with_context(arguments: Mapping[str, Any]) -> str:
+    """The text of a question, by the arguments of `ask_caller`, whoever checked them; empty if they hold none."""
+    words = (arguments.get(name) for name in ("question", "context"))
+    return "\n\n".join(str(word) for word in words if word)
 
 
 def options_of(given: Any) -> list[JsonObject]:

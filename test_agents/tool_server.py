@@ -24,6 +24,7 @@ from mcp.server.stdio import stdio_server
 
 from backends.remote_a2a.extension import ToolCall
 from orchestrator.model import Answer, InputRequest, JsonObject, compact
+from orchestrator.questions import with_context
 from orchestrator.updates import Progress, Update
 from test_agents import pipe
 
@@ -125,7 +126,7 @@ class ToolServer:
 
     async def _ask(self, given: JsonObject) -> str:
         self._asked += 1
-        question = "\n\n".join(str(given[key]) for key in ("question", "context") if given.get(key))
+        question = with_context(given)
         options = [{"id": str(option), "label": str(option)} for option in given.get("options") or ()]
         request_id = f"ask_caller:{self._asked}"
         request = InputRequest(request_id=request_id, kind="question", text=question, options=options or None)

@@ -17,7 +17,7 @@ from backends.codex.updates import ASK_TOOL, command_of
 from orchestrator import questions
 from orchestrator.backend import denial
 from orchestrator.model import Answer, InputRequest, JsonObject, Permission, as_array, as_object
-from orchestrator.questions import Question, options_of
+from orchestrator.questions import Question, options_of, with_context
 
 COMMAND, FILES = "item/commandExecution/requestApproval", "item/fileChange/requestApproval"
 PERMISSIONS, QUESTIONS = "item/permissions/requestApproval", "item/tool/requestUserInput"
@@ -168,8 +168,7 @@ def _questions(params: JsonObject) -> list[Question]:
 
 def _asked(params: JsonObject) -> Question:
     given = as_object(params.get("arguments")) or {}
-    text = "\n\n".join(str(given[name]) for name in ("question", "context") if given.get(name))
-    return Question("1", text, options=options_of(given.get("options")))
+    return Question("1", with_context(given), options=options_of(given.get("options")))
 
 
 # ---- what an MCP server asks

@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple, cast
 
 from orchestrator.model import InputRequest, JsonObject, Usage, as_array, as_object, now
+from orchestrator.questions import with_context
 from orchestrator.updates import (
     CommandFinished,
     CommandStarted,
@@ -149,12 +150,11 @@ def request_of(received: Any, fallback: InputRequest) -> InputRequest:
 
 
 def _question_of(call: ToolCall, fallback: InputRequest) -> InputRequest:
-    words = [call.arguments.get(name) for name in ("question", "context")]
     options = [option for option in as_array(call.arguments.get("options")) or () if isinstance(option, str)]
     return InputRequest(
         request_id=call.call_id,
         kind="question",
-        text="\n\n".join(word for word in words if word and isinstance(word, str)) or fallback.text,
+        text=with_context(call.arguments) or fallback.text,
         options=[{"id": option, "label": option} for option in options] or None,
     )
 

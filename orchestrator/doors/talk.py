@@ -13,6 +13,7 @@ from orchestrator.engine.face import Face
 from orchestrator.engine.mail import PAGE_BYTES, Agent, Mail, own_life
 from orchestrator.engine.spawn import message_of
 from orchestrator.model import JsonObject, compact
+from orchestrator.questions import with_context
 
 SUMMARY_CHARS = 160
 
@@ -35,10 +36,7 @@ class Talk:
 
     async def _ask_caller(self, given: JsonObject) -> JsonObject:
         face = self._face()
-        question = given["question"]
-        if context := given.get("context"):
-            question = f"{question}\n\n{context}"
-        answer = await face.ask(question, given.get("options", ()))
+        answer = await face.ask(with_context(given), given.get("options", ()))
         reason = answer.message.text if answer.message else None
         if answer.decision == "deny" and "deny" not in given.get("options", ()):
             return compact({"declined": True, "reason": reason})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.model import Answer, JsonObject, Message
-from orchestrator.questions import Question, answers_to, ask, options_of
+from orchestrator.questions import Question, answers_to, ask, options_of, with_context
 
 COLOURS: list[JsonObject] = [{"id": "red", "label": "red"}, {"id": "blue", "label": "blue"}]
 COLOUR = Question("q-colour", "Which colour?", "Colour", COLOURS)
@@ -42,6 +42,18 @@ def data(value: Any) -> Answer:
 )  # fmt: skip
 def test_options_are_taken_as_agents_give_them(given: Any, options: list[JsonObject]) -> None:
     assert options_of(given) == options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"question": "Which?", "context": "for the door"}, "Which?\n\nfor the door"),
+        ({"question": "Which?", "context": ""}, "Which?"), ({"question": None, "context": "for"}, "for"),
+        ({"question": 1, "options": ["a"]}, "1"), ({}, ""),
+    ],
+)  # fmt: skip
+def test_a_question_is_told_with_its_context(arguments: JsonObject, text: str) -> None:
+    assert with_context(arguments) == text
 
 
 def test_a_question_alone_is_asked_by_itself() -> None:
