@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -23,6 +23,17 @@ class Clipped(NamedTuple):
 def json_chars(value: Any) -> int:
     """The length of a value as compact JSON, in characters."""
     return len(orjson.dumps(value).decode())
+
+
+def how_many(sizes: Iterable[int], most: int) -> int:
+    """How many of the first fit together; one at least, if there is one."""
+    count = total = 0
+    for size in sizes:
+        total += size
+        if count and total > most:
+            break
+        count += 1
+    return count
 
 
 def clip(document: JsonObject, max_chars: int) -> Clipped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.clip import json_chars
+from orchestrator.clip import how_many, json_chars
 from orchestrator.doors.results import Route
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.engine import Engine
@@ -69,15 +69,9 @@ class Talk:
     async def _list_agents(self, _given: JsonObject) -> JsonObject:
         own = self._caller.parent_run_id if self._caller.bound else None
         agents = sorted(await self._mail.agents(), key=lambda agent: agent.run.run_id != own)
-        rows: list[JsonObject] = []
-        chars = 0
-        for agent in agents:
-            row = _row(agent, own)
-            chars += json_chars(row)
-            if rows and chars > PAGE_BYTES:
-                break
-            rows.append(row)
-        return compact({"agents": rows, "more": len(agents) - len(rows) or None})
+        rows = [_row(agent, own) for agent in agents]
+        shown = rows[: how_many(map(json_chars, rows), PAGE_BYTES)]
+        return compact({"agents": shown, "more": len(rows) - len(shown) or None})
 
 
 def _row(agent: Agent, own: str | None) -> JsonObject:

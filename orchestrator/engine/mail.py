@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import orjson
 
+from orchestrator.clip import how_many
 from orchestrator.engine.caller import Caller
 from orchestrator.engine.spawn import CALLER
 from orchestrator.errors import (
@@ -211,13 +212,8 @@ def _bring_back(inbox: Inbox, run_id: str) -> None:
 
 def _page(mine: list[JsonObject], found: list[JsonObject]) -> JsonObject:
     """As many messages as an answer holds, one at least."""
-    shown: list[JsonObject] = []
-    size = 0
-    for letter in mine[:MOST]:
-        size += len(orjson.dumps(letter))
-        if shown and size > PAGE_BYTES:
-            break
-        shown.append(letter)
+    sizes = (len(orjson.dumps(letter)) for letter in mine[:MOST])
+    shown = mine[: how_many(sizes, PAGE_BYTES)]
     more = len(shown) < len(mine)
     return {"messages": shown, "next_after_seq": (shown if more else found)[-1]["seq"], "has_more": more}
 
