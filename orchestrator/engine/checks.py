@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -78,7 +77,7 @@ class Checks:
             tree: what the directory holds; what passed on the same tree, in the same environment, is not run again.
         """
         self._round += 1
-        own = {**({"PATH": os.environ["PATH"]} if "PATH" in os.environ else {}), **env, MARKER: self._run_id}
+        own = {**env, MARKER: self._run_id}
         try:
             return [await self._one(check, cwd, folder, own, tree) for check in self._wanted]
         finally:

@@ -32,6 +32,7 @@ async def run_command(
     """Runs one command in a process group of its own, of which nothing is left.
 
     Args:
+        env: PATH is ours where it has none.
         given: what it reads on stdin.
     """
     began = time.monotonic()
@@ -39,7 +40,7 @@ async def run_command(
     ours, theirs = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv, cwd=cwd, env=dict(env), start_new_session=True,
+            *argv, cwd=cwd, env={"PATH": os.environ.get("PATH", os.defpath), **env}, start_new_session=True,
             stdin=stdin or asyncio.subprocess.DEVNULL, stdout=theirs, stderr=theirs,
         )  # fmt: skip
     except (OSError, ValueError) as error:

@@ -133,8 +133,8 @@ class Outbox:
                 case "webhook":
                     return {"http_status": await webhook.post(wanted, name, _body(run), await self._secret())}
                 case "command":
-                    own = {"PATH": os.environ.get("PATH", os.defpath), **(os.environ if env is None else env)}
-                    own = {key: value for key, value in own.items() if key != MARKER} | {DELIVERY_ID: name}
+                    own = {**(os.environ if env is None else env), DELIVERY_ID: name}
+                    own.pop(MARKER, None)
                     ran = await run_command(wanted, spec.cwd, own, COMMAND_S, _body(run))
                     if not ran.started:
                         raise webhook.Undelivered(f"{wanted[0]}: {ran.output}")
