@@ -39,7 +39,7 @@ def workspace_of(given: Any, cwd: Path, env: Mapping[str, str], *, trusted: bool
     if asked["mode"] == "clone" and _REMOTE.fullmatch(asked.get("repo", "")):
         return asked
     where = Path(asked["repo"]) if "repo" in asked else cwd
-    git = Git(where, env, fetches=trusted)
+    git = Git(where, env, trusted=trusted)
     top, prefix = _place_of(git, bare=asked["mode"] == "clone")
     if not trusted and (programs := git.own_programs()):
         raise InvalidArgument(

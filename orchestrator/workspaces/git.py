@@ -61,6 +61,16 @@ class Done(NamedTuple):
         return bool(self.code and _LOCKED.search(self.err))
 
 
+class _Given(NamedTuple):
+    """What stays the same wherever git goes; see `Git`."""
+
+    env: Mapping[str, str]
+    off: Sequence[str]
+    stop: threading.Event | None
+    held: Sequence[int]
+    trusted: bool
+
+
 class Git:
     """git in one directory.
 
@@ -70,8 +80,9 @@ class Git:
         more: variables beside it, as GIT_INDEX_FILE.
         off: programs of the repository's own configuration that are not to be run, see `own_programs`.
         stop: ends the command that runs when it is set.
-        fetches: objects that are missing in a partial clone may be fetched, by a program that its configuration names.
         held: descriptors of locks that git keeps for as long as it runs, also after our own death.
+        trusted: programs of the repository's own configuration are run, also those by which a partial clone fetches
+            objects that are missing.
     """
 
     def __init__(
@@ -83,29 +94,53 @@ class Git:
         stop: threading.Event | None = None,
         held: Sequence[int] = (),
         *,
-        fetches: bool = False,
+        trusted: bool = False,
     ) -> None:
         self.where = where
-        self._given = (env, off, stop, held, fetches)
-        self._stop = stop
-        self._held = held
+        self._given = _Given(env, off, stop, held, trusted)
         own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         kept = {name: value for name, value in {**own, **env}.items() if not _REMOVED.fullmatch(name)}
         fixed = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "0"}
-        if not fetches:
+        if not trusted:
             fixed["GIT_NO_LAZY_FETCH"] = "1"
         self._env = {**kept, **fixed, **_settings(off), **(more or {})}
         self._command = ["git", *(word for flag in _FIXED for word in ("-c", flag))]
 
     def at(self, where: Path, more: Mapping[str, str] | None = None) -> Git:
         """The same in another directory, or with other variables."""
-        env, off, stop, held, fetches = self._given
-        return Git(where, env, more, off, stop, held, fetches=fetches)
+        return self._like(self._given, where, more)
 
     def without(self, off: Sequence[str]) -> Git:
         """The same without these programs."""
-        env, _, stop, held, fetches = self._given
-        return Git(self.where, env, None, off, stop, held, fetches=fetches)
+        return self._like(self._given._replace(off=off))
+
+    def holding(self, lock: int) -> Git:
+        """The same, which keeps this lock; so does all that is made of it."""
+        return self._like(self._given._replace(held=(lock,)))
+
+    def marked(self, variables: Mapping[str, str]) -> Git:
+        """The same, which is known by these variables; so is all that is made of it."""
+        return self._like(self._given._replace(env={**self._given.env, **variables}))
+
+    def _like(self, given: _Given, where: Path | None = None, more: Mapping[str, str] | None = None) -> Git:
+        env, off, stop, held, trusted = given
+        return Git(where or self.where, env, more, off, stop, held, trusted=trusted)
+
+    def inside(self, where: Path) -> Git:
+        """The same in a working tree: never in one above it, and without what agents may have configured.
+
+        Raises:
+            GitError: it is none any more, or cannot be read without such programs.
+        """
+        if not (where / ".git").exists():
+            raise GitError(f"{where} is no working tree any more: its .git is gone")
+        git = self.at(where)
+        if self._given.trusted:
+            return git
+        programs = git.own_programs()
+        if partial := next(filter(PARTIAL.fullmatch, programs), None):
+            raise GitError(f"{where} is a partial clone ({partial}), which is read in folders of trusted_dirs alone")
+        return git.without(programs)
 
     def run(
         self,
@@ -146,16 +181,17 @@ class Git:
         Raises:
             GitError: it was stopped, took too long, or its directory is gone.
         """
+        stop = self._given.stop
         deadline = time.monotonic() + timeout_s if timeout_s is not None else float("inf")
         with self._started(arguments, input, output) as process:
             given = input
             while True:
                 try:
-                    out, err = process.communicate(given, timeout=_LOOK_S if self._stop or timeout_s else None)
+                    out, err = process.communicate(given, timeout=_LOOK_S if stop or timeout_s else None)
                     return Done(process.returncode, out or b"", err)
                 except subprocess.TimeoutExpired:
                     given = None
-                stopped = self._stop is not None and self._stop.is_set()
+                stopped = stop is not None and stop.is_set()
                 if stopped or time.monotonic() > deadline:
                     _kill(process)
                     process.communicate()
@@ -172,7 +208,7 @@ class Git:
                 stdout=output,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                pass_fds=self._held,
+                pass_fds=self._given.held,
             )
         except OSError as error:
             if not self.where.is_dir():

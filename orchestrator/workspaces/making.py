@@ -43,7 +43,7 @@ class Making:
     Args:
         asked: the workspace as `workspaces.asked` made it exact.
         base_ref: keeps a commit of the caller's changes.
-        git: gives git in a working tree.
+        git: where the place is to be, which need be no working tree.
         patch: of an earlier run of the session, whose place is made again.
     """
 
@@ -53,7 +53,7 @@ class Making:
         path: Path,
         branch: str,
         base_ref: str,
-        git: Callable[[Path], Git],
+        git: Git,
         note: Note,
         patch: Callable[[], Path | None],
     ) -> None:
@@ -65,16 +65,15 @@ class Making:
         self._note = note
         self._patch = patch
 
-    def make(self, cwd: Path, outside: Git) -> None:
+    def make(self, cwd: Path) -> None:
         """Makes it; whatever a crash left of an earlier attempt goes first.
 
         Args:
             cwd: where in it the agent works.
-            outside: git where there need be no working tree.
         """
         self.unmake()
-        base = self._clone(outside) if self._asked["mode"] == "clone" else self._add()
-        git = self._git(self._path)
+        base = self._clone() if self._asked["mode"] == "clone" else self._add()
+        git = self._git.inside(self._path)
         patch = self._patch()
         if patch is not None and patch.is_file() and patch.stat().st_size:
             git.run("apply", "--binary", "--whitespace=nowarn", str(patch))
@@ -99,7 +98,7 @@ class Making:
             _remove(aside)
             self._path.rename(aside)
         if self._asked["mode"] == "worktree":
-            self._git(Path(self._asked["top"])).asks("worktree", "remove", "--force", "--force", str(self._path))
+            self._git.inside(Path(self._asked["top"])).asks("worktree", "remove", "--force", "--force", str(self._path))
         _remove(aside)
 
     def _enter_branch(self, git: Git, base: str, *, known: bool) -> None:
@@ -118,7 +117,7 @@ class Making:
         git.run("reset", "-q")
 
     def _add(self) -> str:
-        git = self._git(Path(self._asked["top"]))
+        git = self._git.inside(Path(self._asked["top"]))
         base = str(self._note().get("base") or self._base(git))
         self._note(base=base)
         git.run("worktree", "add", "-q", "-f", "-f", "--detach", str(self._path), base)
@@ -145,10 +144,10 @@ class Making:
         git.run("update-ref", self._base_ref, commit)
         return commit
 
-    def _clone(self, outside: Git) -> str:
+    def _clone(self) -> str:
         source = self._asked.get("repo") or self._asked["top"]
-        outside.run("clone", "-q", "--no-checkout", "--template=", "--", source, str(self._path), timeout_s=CLONE_S)
-        git = self._git(self._path)
+        self._git.run("clone", "-q", "--no-checkout", "--template=", "--", source, str(self._path), timeout_s=CLONE_S)
+        git = self._git.inside(self._path)
         wanted = self._asked.get("base", "HEAD")
         found = (
             git.asks("rev-parse", "--verify", "-q", "--end-of-options", f"{ref}^{{commit}}")

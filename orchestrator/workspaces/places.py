@@ -24,7 +24,7 @@ from orchestrator.process import MARKER
 from orchestrator.store.layout import RUN_ID, RunDir, read_json, replace_file
 from orchestrator.workspaces.changes import MOST_NAMED, PATCH, Before, Changes, changes_of, look_after, look_before
 from orchestrator.workspaces.claims import Claim
-from orchestrator.workspaces.git import PARTIAL, Git, top_of
+from orchestrator.workspaces.git import Git, top_of
 from orchestrator.workspaces.ignored import ignored_in
 from orchestrator.workspaces.making import OWN_BRANCHES, Making, aside_of
 from orchestrator.workspaces.snapshots import Snapshots
@@ -60,8 +60,8 @@ class Place:
         self._root = run_dir.workspace.root.resolve() / "worktrees"
         self.path = self._root / self._first
         """The top of the worktree or clone."""
-        self._env = {name: text for name, text in env.items() if name != MARKER}  # that of whoever spawned the run
-        self._held: tuple[int, ...] = ()
+        own = {name: text for name, text in env.items() if name != MARKER}  # that of whoever spawned the run
+        self._git = Git(self._root, own, stop=stop, trusted=trusted)
         self._trusted = trusted
         self._stop = stop
         self._before: Before | None = None
@@ -134,8 +134,8 @@ class Place:
             self._look_before()
         elif self.record.get("state") != "ready" or self._claim.holder != self._spec.run_id:
             try:
-                with self.alone():
-                    self._move_in()
+                with self.alone() as git:
+                    self._move_in(git)
             except OSError as error:
                 raise GitError(f"the workspace cannot be made: {error}") from error
 
@@ -144,7 +144,7 @@ class Place:
         if top is None:
             return
         try:
-            git = self._git_in(top)
+            git = self._git.at(top)
             if git.own_programs() and not self._trusted:
                 what = "its own configuration names filters or a partial clone"
                 self.unknown = f"{what}, which are run for folders in trusted_dirs alone"
@@ -158,10 +158,10 @@ class Place:
         run_id = self._claim.holder
         if run_id == self._spec.run_id or not RUN_ID.fullmatch(run_id):
             return None
-        place = Place(self._dir.workspace.run(run_id), replace(self._spec, run_id=run_id), self._env)
+        place = Place(self._dir.workspace.run(run_id), replace(self._spec, run_id=run_id), {})
         return place if "base" in place.record else None
 
-    def _move_in(self) -> None:
+    def _move_in(self, git: Git) -> None:
         """Takes the place over from the run that was here last, or makes it. What is to be done is noted before the
         place is claimed: after that nobody can tell who was here before."""
         earlier = self._earlier()
@@ -179,19 +179,16 @@ class Place:
         self._claim.take(self._spec.run_id)
         if self.record.get("state") == "ready":
             return
-        unmarked = self._env
+        # if we die, this git is ended before the run's next owner begins
+        making = self._making(git.marked({MARKER: self._spec.run_id}))
         try:
             self._note(state="planned")
-            # if we die, this git is ended before the run's next owner begins
-            self._env = {**unmarked, MARKER: self._spec.run_id}
-            self._making.make(self.cwd, self._git_in(self._root))
+            making.make(self.cwd)
             self._note(state="ready")
         except BaseException:  # no agent was there
             with contextlib.suppress(OrchestratorError, OSError):
-                self._making.unmake()
+                making.unmake()
             raise
-        finally:
-            self._env = unmarked
 
     # ---- looking at what came of it
 
@@ -203,19 +200,19 @@ class Place:
         """
         if self.mode == "shared":
             return self._finish_shared() if self._before else None
-        with self.alone():
-            return self._finish()
+        with self.alone() as git:
+            return self._finish(git)
 
     def _finish_shared(self) -> Changes:
         assert self._before is not None
         top = top_of(self._spec.cwd)
         if top is None:
             raise GitError(f"{self._spec.cwd} is in no git repository any more")
-        return look_after(self.git(top), self._dir.path, self._before, self.patch)
+        return look_after(self._git.inside(top), self._dir.path, self._before, self.patch)
 
-    def _finish(self) -> Changes:
+    def _finish(self, git: Git) -> Changes:
         self.record = self._recorded() or self.record
-        git = self.git(self.path)
+        git = git.inside(self.path)
         base: str = self.record["base"]
         with Snapshots(git, self._dir.path) as snapshots:
             after = snapshots.take()
@@ -252,8 +249,8 @@ class Place:
         keep = self._asked.get("keep", "on_failure")
         if keep == "always" or (keep == "on_failure" and failed):
             return "as asked" if keep == "always" else "the run did not succeed"
-        with self.alone():
-            return self._why_taken() or self._why_not()
+        with self.alone() as git:
+            return self._why_taken(git) or self._why_not(git)
 
     def remove(self) -> str | None:
         """Removes the worktree or clone, if its stored patch holds all that is there.
@@ -263,43 +260,43 @@ class Place:
         """
         if "base" not in self.record or self.record.get("state") == "removed":
             return None
-        with self.alone():
+        with self.alone() as git:
             self.record = self._recorded() or self.record
             if self._claim.holder != self._spec.run_id:
                 return "a later run of the session works there"
-            if self.record.get("state") != "planned" and (why := self._why_taken() or self._why_not()):
+            if self.record.get("state") != "planned" and (why := self._why_taken(git) or self._why_not(git)):
                 return why
             self._note(state="removing")
             try:
-                self._making.unmake()
+                self._making(git).unmake()
             except OSError as error:
                 return f"it cannot be removed: {error}"
             if self.mode == "worktree":
-                self._forget_unused_branch()
+                self._delete_branch(git, self.record["base"])  # if nothing was committed on it
             self._note(state="removed")
         return None
 
-    def _why_taken(self) -> str | None:
+    def _why_taken(self, git: Git) -> str | None:
         """Why the worktree is somebody else's by now."""
         if self.mode != "worktree":
             return None
         try:
-            return why_taken(self.git(self._top), self.path)
+            return why_taken(git.inside(self._top), self.path)
         except (OrchestratorError, OSError) as error:
             return f"what is known of it cannot be read: {error}" if self.path.exists() else None
 
-    def _why_not(self) -> str | None:
+    def _why_not(self, git: Git) -> str | None:
         """Why what is there must stay; None also where nothing is."""
         if not self.path.exists():
             return None
         try:
             if "after" not in self.record:
-                self._finish()
+                self._finish(git)
             if left_out := self.record["left_out"]:
                 return f"it holds what no patch holds: {', '.join(left_out[:3])}"
             if _holds_runs(self.path):
                 return "runs that were spawned in it have their records there"
-            git = self.git(self.path)
+            git = git.inside(self.path)
             if self.mode == "clone" and (more := self._more_refs(git)):
                 return f"it holds what no patch holds: {', '.join(more[:3])}"
             with Snapshots(git, self._dir.path) as snapshots:
@@ -316,12 +313,9 @@ class Place:
         known = {*self.record.get("refs", ()), f"refs/heads/{self.branch}"}
         return [ref for ref in git.text("for-each-ref", "--format=%(refname)").split("\n") if ref and ref not in known]
 
-    def _forget_unused_branch(self) -> None:
-        self._delete_branch(self.record["base"])  # if nothing was committed on it
-
-    def _delete_branch(self, tip: str) -> None:
+    def _delete_branch(self, git: Git, tip: str) -> None:
         """Deletes the branch of the place if that is its tip, and nobody has checked it out."""
-        git = self.git(self._top)
+        git = git.inside(self._top)
         if user_of(git, self.branch) is None:
             git.asks("update-ref", "-d", f"refs/heads/{self.branch}", tip)
 
@@ -329,32 +323,17 @@ class Place:
         """Removes the branch that was made for the run, if it is as the agent left it and nobody has checked it out;
         what it held is in the patch."""
         if self.mode == "worktree" and "branch" not in self._asked and (tip := self.record.get("tip")):
-            self._delete_branch(tip)
+            self._delete_branch(self._git, tip)
 
     def forget(self) -> None:
         """The run itself goes: nobody needs the commit any more that held its caller's changes."""
         if self.mode == "shared" or self._claim.holder != self._spec.run_id:
             return
         if self.mode == "worktree" and self._top.is_dir():
-            self.git(self._top).asks("update-ref", "-d", self._base_ref)
+            self._git.inside(self._top).asks("update-ref", "-d", self._base_ref)
         self._claim.drop()
 
     # ---- git and notes
-
-    def git(self, where: Path) -> Git:
-        """git in a working tree: never in one above it, and without what agents may have configured."""
-        if not (where / ".git").exists():
-            raise GitError(f"{where} is no working tree any more: its .git is gone")
-        git = self._git_in(where)
-        if self._trusted:
-            return git
-        programs = git.own_programs()
-        if partial := next(filter(PARTIAL.fullmatch, programs), None):
-            raise GitError(f"{where} is a partial clone ({partial}), which is read in folders of trusted_dirs alone")
-        return git.without(programs)
-
-    def _git_in(self, where: Path) -> Git:
-        return Git(where, self._env, stop=self._stop, held=self._held, fetches=self._trusted)
 
     @property
     def _top(self) -> Path:
@@ -369,18 +348,14 @@ class Place:
         return Claim(self._root / f"{self._first}.claim", self._stop)
 
     @contextlib.contextmanager
-    def alone(self) -> Generator[None]:
-        """Alone with the place: nobody looks at it, removes it, or moves in, while we or a git of ours are at work."""
+    def alone(self) -> Generator[Git]:
+        """Alone with the place: nobody looks at it, removes it, or moves in, while we or the git that this gives are at
+        work."""
         with self._claim.alone() as lock:
-            self._held = (lock,)
-            try:
-                yield
-            finally:
-                self._held = ()
+            yield self._git.holding(lock)
 
-    @property
-    def _making(self) -> Making:
-        return Making(self._asked, self.path, self.branch, self._base_ref, self.git, self._note, self._earlier_patch)
+    def _making(self, git: Git) -> Making:
+        return Making(self._asked, self.path, self.branch, self._base_ref, git, self._note, self._earlier_patch)
 
     def _earlier_patch(self) -> Path | None:
         """What an earlier run of the session had done, where its place is made again."""

@@ -102,8 +102,8 @@ class Result:
             raise WrongState(f"{self._spec.cwd} is in no git repository")
         if branch is not None and mode != "branch":
             raise InvalidArgument("branch goes with mode 'branch'")
-        with self._place.alone(), TemporaryDirectory(prefix="orc-") as scratch:
-            git = self._place.git(top)
+        with self._place.alone() as git, TemporaryDirectory(prefix="orc-") as scratch:
+            git = git.inside(top)
             trees = Snapshots(git, Path(scratch), lasting=True)
             bringing = _Bringing(git, Path(scratch), trees, patch, self._place, three_way=three_way)
             match mode:
