@@ -104,6 +104,13 @@ class Subject:
         await self.settled(run_id)
         return await self.call("get_run", run_id=run_id)
 
+    async def at_work(self, on: str = "sleep 100") -> str:
+        """Spawns a run, and waits until its agent has begun. Returns its id."""
+        run_id = await self.spawn("say started", "command true -> ", on)  # a model says all up to a tool at once
+        page = await self.call("poll_events", run_id=run_id, types=["agent_message"])
+        assert page["events"], page
+        return run_id
+
     async def events(self, run_id: str, *types: str) -> list[JsonObject]:
         """The run's events so far."""
         some = {"types": list(types)} if types else {}
@@ -172,8 +179,8 @@ def models() -> Iterator[Mapping[str, Player]]:
         yield {name: stack.enter_context(player()) for name, player in MODELS.items()}
 
 
-PRETENDING = ("local", "a2a_1.0", "a2a_0.3", "local-host", "a2a_1.0-host")
-REAL = ("claude", "claude-host", "a2a_claude", "codex", "codex-host", "a2a_codex")
+PRETENDING = tuple(f"{kind}{door}" for kind in ("local", "a2a_1.0", "a2a_0.3") for door in ("", "-host"))
+REAL = tuple(f"{kind}{door}" for kind in ("claude", "a2a_claude", "codex", "a2a_codex") for door in ("", "-host"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -159,8 +159,7 @@ async def test_a_session_of_another_backend_is_refused(subject: Subject) -> None
 
 
 async def test_talking_to_a_running_agent_steers_it_or_says_that_it_cannot(subject: Subject) -> None:
-    run_id = await subject.spawn("say started", "listen" if subject.local else "sleep 100")
-    await subject.call("poll_events", run_id=run_id, types=["agent_message"])
+    run_id = await subject.at_work("listen" if subject.local else "sleep 100")
     if subject.local:
         answer = await subject.call("continue_run", run_id=run_id, text="left")
         assert answer["mode"] == "steer"

@@ -119,8 +119,7 @@ async def test_usage_is_told_the_same_way(subject: Subject) -> None:
 
 
 async def test_cancel_ends_the_run_here_and_there(subject: Subject) -> None:
-    run_id = await subject.spawn("say started", "sleep 100")
-    await subject.call("poll_events", run_id=run_id, types=["agent_message"])
+    run_id = await subject.at_work()
     answer = await subject.call("cancel_run", run_id=run_id, reason="enough")
     assert answer["status"] == "cancelled"
     assert answer["cancelled_at"]
