@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "mutants"
@@ -148,6 +149,16 @@ def tell(drawn: list[str]) -> None:
     print(
         f"{killed} of {len(drawn)} killed, {len(alive)} survived, {len(new)} of them not judged yet; docs/mutation.md"
     )
+    for key in outdated(judged, codes):
+        print(f"{JUDGED.name} judges what is there no more: {key}")
+
+
+def outdated(judged: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """The judgements that are of no mutant any more: what they judged has changed, moved or gone."""
+    keys = [key for group in judged.values() for key in group["mutants"]]
+    functions = {key.rpartition(" ")[0] for key in keys}
+    there = {survivor(name, None).key for name in names if function_name(name) in functions}
+    return [key for key in keys if key not in there]
 
 
 def section(title: str, text: str, survivors: list[tuple[Survivor, str]]) -> str:
