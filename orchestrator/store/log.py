@@ -1,8 +1,7 @@
 """The one writer of a run: numbers, masks, stores, appends, folds and publishes each event, in this order.
 
-Above: the engine, which owns one `RunLog` for each live run. Below: the run's directory. A `RunLog` exists only while
-this process holds the run's lock. What is published is written: `run` and `offset` move after the line is in the
-file, and readers in this process stop there.
+Above: the engine, which owns one `RunLog` for each live run, while this process holds the run's lock. Below: its
+directory. What is published is written: `run` and `offset` move after the line is in the file, where readers here stop.
 """
 
 from __future__ import annotations
