@@ -180,7 +180,7 @@ def models() -> Iterator[Mapping[str, Player]]:
 
 
 PRETENDING = tuple(f"{kind}{door}" for kind in ("local", "a2a_1.0", "a2a_0.3") for door in ("", "-host"))
-REAL = tuple(f"{kind}{door}" for kind in ("claude", "a2a_claude", "codex", "a2a_codex") for door in ("", "-host"))
+REAL = ("claude", "claude-host", "codex", "codex-host", "a2a_claude", "a2a_codex", "a2a_codex-host")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
