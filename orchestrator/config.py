@@ -26,8 +26,8 @@ from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, OnApproval, Permi
 
 PROJECT_FILE = ".orchestrator.toml"
 USER_FILE = "config.toml"
-MOST_BYTES = 2**20
-"""Of a file."""
+MOST_BYTES, MOST_DOTS = 2**16, 1_000
+"""Of a file. What it takes to parse a key grows with the square of its dots: 100,000 of them fill a machine's memory."""
 ENV_PREFIX = "ORCHESTRATOR_"
 HOME_VARIABLE, RUN_PREFIX = "ORCHESTRATOR_HOME", "ORCHESTRATOR_RUN_"
 """Variables that are no settings."""
@@ -150,7 +150,10 @@ def load(home: Path, cwd: Path | None, env: Mapping[str, str]) -> Effective:
 
 def _file(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(read_file(path, MOST_BYTES).decode())
+        content = read_file(path, MOST_BYTES).decode()
+        if content.count(".") > MOST_DOTS:
+            raise ValueError(f"it has over {MOST_DOTS:,} dots, which no settings need")
+        document = tomllib.loads(content)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -158,6 +161,8 @@ def _file(path: Path) -> dict[str, Any]:
         raise InvalidArgument(f"{path} cannot be read as TOML: {why}") from error
     except ValueError as error:
         raise InvalidArgument(f"{path} cannot be read as TOML: {error}") from error
+    except RecursionError:  # not from it: its traceback is long
+        raise InvalidArgument(f"{path} cannot be read as TOML: it is nested too deeply") from None
     flat: dict[str, Any] = {}
     for key, value in document.items():
         if isinstance(value, dict):

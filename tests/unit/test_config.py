@@ -95,8 +95,8 @@ def test_a_file_of_settings_is_looked_at_before_it_is_read(home: Home, cwd: Path
     with pytest.raises(InvalidArgument, match="no regular file"):
         load(home.path, cwd, {})
     project.unlink()
-    write(project, "# " + "x" * 2**20)
-    with pytest.raises(InvalidArgument, match="over 1,048,576 bytes"):
+    write(project, "# " + "x" * 2**16)
+    with pytest.raises(InvalidArgument, match="over 65,536 bytes"):
         load(home.path, cwd, {})
     project.unlink()
     write(tmp_path / "dotfiles" / "orchestrator.toml", "max_depth = 1\n")
@@ -129,7 +129,11 @@ def test_on_approval_is_narrowed_from_allow_to_deny(home: Home, cwd: Path) -> No
         ("trusted_dirs = [1]", "a list of strings"),
         ("backend = 3", "a string"),
         ("= broken", "cannot be read as TOML"),
+        ("a = " + "[" * 50_000, "cannot be read as TOML: it is nested too deeply"),
+        ("a = " + "{a = " * 10_000, "cannot be read as TOML: it is nested too deeply"),
+        (".".join("a" * 1_002) + " = 1", "cannot be read as TOML: it has over 1,000 dots"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_what_is_wrong_is_named(home: Home, cwd: Path, text: str, words: str) -> None:
     user(home, text)
