@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import HostUnavailable, InvalidArgument
+from orchestrator.errors import HostUnavailable, Internal, InvalidArgument
 from orchestrator.host.launch import START_S, connect
-from orchestrator.host.place import API, HostError, Place, hello
+from orchestrator.host.place import API, HostDefect, HostError, Place, hello
 from orchestrator.model import JsonObject, Run
 from orchestrator.queries import Queries
 from orchestrator.store.layout import RUN_ID, Home, RunDir
@@ -111,6 +111,8 @@ async def command(tool: str, arguments: JsonObject, cwd: Path, toolsets: Sequenc
     before = place.about().get("pid")
     try:
         connection, _ = await asyncio.to_thread(connect, place, first, START_S)
+    except HostDefect as error:
+        raise Internal(str(error)) from error
     except HostError as error:
         raise HostUnavailable(str(error)) from error
     now = place.about().get("pid")

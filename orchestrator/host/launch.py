@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.home import default_home
 from orchestrator.host.lines import parsed
-from orchestrator.host.place import API, HostError, NoHostPossible, Place, dial
+from orchestrator.host.place import API, HostDefect, HostError, NoHostPossible, Place, dial
 
 CONNECT_S = 2.0
 START_S = 15.0
@@ -75,7 +75,7 @@ def connect(place: Place, first_line: Mapping[str, Any], within_s: float = START
             if "socket" in answer:  # it makes room for another one
                 redirected = str(answer["socket"])
             elif "error" in answer:
-                raise HostError(str(answer["error"]))
+                raise (HostDefect if answer.get("code") == "internal" else HostError)(str(answer["error"]))
         time.sleep(_PAUSE_S)  # it is just being started, or went away while we spoke
     pid = place.about().get("pid", "?")
     raise HostError(

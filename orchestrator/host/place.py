@@ -34,6 +34,10 @@ class HostError(Exception):
     """No host can be reached or started; the message says why and what to do."""
 
 
+class HostDefect(HostError):
+    """A host that works otherwise met a defect with this client; the message says where to read of it."""
+
+
 class NoHostPossible(HostError):
     """No host can be had here at all, as in a sandbox; waiting would not help."""
 

@@ -25,6 +25,7 @@ from orchestrator.doors.schemas import TOOLSETS
 from orchestrator.doors.tools import Tools
 from orchestrator.engine.engine import Caller, Engine
 from orchestrator.engine.face import PASS, Door
+from orchestrator.errors import Internal
 from orchestrator.host.client import call
 from orchestrator.host.lines import LINE_BYTES, Heard, OpenCalls, hear, parsed
 from orchestrator.host.place import API, dial, peer_pid, peer_uid
@@ -40,6 +41,7 @@ WRITE_S = 30.0
 IN_FLIGHT = 256
 """Requests of one client that are worked on at a time; it is not read any further before one is answered."""
 FAREWELL_S = 20.0
+_DEFECT = "the host met a defect of the orchestrator as you came; `orchestrator host logs` has the details"
 
 
 class Session:
@@ -229,9 +231,13 @@ class Server:
             return
         if self.successor is not None and first.get("forwarded") is not True:
             await self._check_successor()
-        answer, caller = self._answer(first)
-        if caller is not None:
-            caller = await asyncio.to_thread(self._introduced, caller, peer_pid(writer.get_extra_info("socket")))
+        try:
+            answer, caller = self._answer(first)
+            if caller is not None:
+                caller = await asyncio.to_thread(self._introduced, caller, peer_pid(writer.get_extra_info("socket")))
+        except Exception:  # told, for a client that hears nothing takes the host for one that hangs
+            logger.exception("a first line met a defect")
+            answer, caller = {"error": _DEFECT, "code": Internal(_DEFECT).code}, None
         writer.write(orjson.dumps({"orchestrator": API, **answer}, option=orjson.OPT_APPEND_NEWLINE))
         await writer.drain()
         if caller is not None:

@@ -189,14 +189,14 @@ Connect = Callable[[], Coroutine[None, None, Streams]]
 
 
 @asynccontextmanager
-async def served(path: Path) -> AsyncGenerator[Connect]:
-    """A server at a socket. Yields how to connect to it."""
+async def served(path: Path, offered: Callable[[bool], frozenset[str]] | None = None) -> AsyncGenerator[Connect]:
+    """A server at a socket, which offers clients all backends or what is given. Yields how to connect to it."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     listener.listen(128)
     backends = Backends({**BACKENDS, **SCRIPTED})
     async with Engine(Home.default(), backends.load) as engine:
-        host = server.Server(engine, lambda _: frozenset(backends.known), {}, lambda _: None)
+        host = server.Server(engine, offered or (lambda _: frozenset(backends.known)), {}, lambda _: None)
         serving = asyncio.create_task(host.serve(listener))
         try:
             yield lambda: asyncio.open_unix_connection(str(path))
@@ -312,3 +312,20 @@ async def test_another_user_is_not_let_in(
         async with welcomed(connect, cwd) as (reader, writer):
             writer.write(lines(tool(1, "list_runs")))
             assert document(json.loads(await reader.readline()))["runs"] == []
+
+
+async def test_a_client_with_whom_the_host_meets_a_defect_is_told(
+    path: Path, cwd: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def offered(_scripted: bool) -> frozenset[str]:
+        raise RuntimeError("planted")
+
+    async with served(path, offered) as connect:
+        reader, writer = await connect()
+        writer.write(lines({"orchestrator": API, "cwd": str(cwd), "env": {}}))
+        answer = json.loads(await reader.readline())
+        assert (answer["code"], "orchestrator host logs" in answer["error"]) == ("internal", True)
+        assert await ended(reader)
+        writer.close()
+        assert await clients(connect) == 0
+    assert "planted" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.reach import command
+from orchestrator.errors import Internal
 from orchestrator.host import launch
-from orchestrator.host.place import API, HostError, Place, within_reach
+from orchestrator.host.place import API, HostDefect, HostError, Place, within_reach
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import Home
 
@@ -96,6 +99,15 @@ def test_a_refusal_is_passed_on(place: Place) -> None:
         pytest.raises(HostError, match="not you"),
     ):
         launch.connect(place, HELLO)
+
+
+def test_a_host_that_meets_a_defect_is_not_taken_for_one_that_hangs(place: Place) -> None:
+    answer = b'{"orchestrator": 1, "error": "see the log", "code": "internal"}\n'
+    with held(place), saying(place.socket, answer, answer):
+        with pytest.raises(HostDefect, match="see the log"):
+            launch.connect(place, HELLO)
+        with pytest.raises(Internal, match="see the log"):
+            asyncio.run(command("list_runs", {}, Path("/")))
 
 
 def test_who_goes_away_before_it_answers_is_asked_again(place: Place) -> None:
