@@ -30,7 +30,9 @@ MOST_BYTES, MOST_DOTS = 2**16, 1_000
 """Of a file. What it takes to parse a key grows with the square of its dots: 100,000 of them fill a machine's memory."""
 ENV_PREFIX = "ORCHESTRATOR_"
 HOME_VARIABLE, RUN_PREFIX = "ORCHESTRATOR_HOME", "ORCHESTRATOR_RUN_"
-"""Variables that are no settings."""
+DELIVERY_VARIABLE = "ORCHESTRATOR_DELIVERY_ID"
+"""In the environment of a command of `on_finish`: by it the command knows an end that it was told of before."""
+NO_SETTINGS = (HOME_VARIABLE, DELIVERY_VARIABLE)
 
 Narrowing = Literal["free", "min", "union", "user"]
 
@@ -142,7 +144,7 @@ def load(home: Path, cwd: Path | None, env: Mapping[str, str]) -> Effective:
         effective = _applied(effective, _file(project), str(project), why_not_host=why)
     why = "" if cwd is None else "it counts only for a host that is started with it"
     for name, value in sorted(env.items()):
-        if name.startswith(ENV_PREFIX) and name != HOME_VARIABLE and not name.startswith(RUN_PREFIX):
+        if name.startswith(ENV_PREFIX) and name not in NO_SETTINGS and not name.startswith(RUN_PREFIX):
             given = {name.removeprefix(ENV_PREFIX).lower(): value}
             effective = _applied(effective, given, name, why_not_host=why)
     return effective

@@ -9,7 +9,7 @@ from fnmatch import translate
 from functools import cache
 from pathlib import Path
 
-from orchestrator.config import Settings
+from orchestrator.config import DELIVERY_VARIABLE, Settings
 
 REMOVED = (
     "CLAUDECODE",
@@ -19,8 +19,9 @@ REMOVED = (
     "CLAUDE_PROJECT_DIR",
     "CODEX_THREAD_ID",
     "ORCHESTRATOR_RUN_*",
+    DELIVERY_VARIABLE,
 )
-"""Variables by which an agent would take itself for part of its caller."""
+"""Variables by which an agent would take itself for part of its caller, or for one who is told of an end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ import orjson
 
 from orchestrator import webhook
 from orchestrator.clip import clip
+from orchestrator.config import DELIVERY_VARIABLE
 from orchestrator.engine.command import run_command
 from orchestrator.errors import InvalidArgument, OrchestratorError, StoreError
 from orchestrator.listing import row_of
@@ -36,8 +37,6 @@ COMMAND_S = 60.0
 AT_ONCE = 8
 """Attempts of this process under way at the same time."""
 BODY_CHARS = 16_000
-DELIVERY_ID = "ORCHESTRATOR_DELIVERY_ID"
-"""In the environment of a command: by it the command knows an end that it was told of before."""
 Tell = Callable[[RunSpec, str, str, str], Awaitable[None]]
 """Writes to an agent: the run that is over, the agent's name, the id of the message, and what it says."""
 
@@ -133,7 +132,7 @@ class Outbox:
                 case "webhook":
                     return {"http_status": await webhook.post(wanted, name, _body(run), await self._secret())}
                 case "command":
-                    own = {**(os.environ if env is None else env), DELIVERY_ID: name}
+                    own = {**(os.environ if env is None else env), DELIVERY_VARIABLE: name}
                     own.pop(MARKER, None)
                     ran = await run_command(wanted, spec.cwd, own, COMMAND_S, _body(run))
                     if not ran.started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -85,3 +86,14 @@ def test_whenever_the_host_is_killed_each_end_is_delivered_once_by_its_id(place:
     with place.bridge() as client:
         found = kill_before_delivery(place, client, KILLS, SEED)
     assert found.broken == [], f"seed {SEED}: {found}"
+
+
+def test_a_command_that_is_told_may_use_orchestrator_itself(place: Ground) -> None:
+    ours = [sys.executable, "-m", "orchestrator"]
+    with place.bridge() as client:
+        spawns = client.spawn(
+            "final x", place.cwd, on_finish={"command": [*ours, "run", "-d", "-b", "scripted", "final y"]}
+        )
+        wait_for(place, spawns, "delivered")
+        assert [event["type"] for event in told(place, spawns)] == ["delivered"]
+        assert len(client.call("list_runs")["runs"]) == 2

@@ -70,6 +70,12 @@ def test_what_is_no_cap_the_environment_decides(home: Home, cwd: Path) -> None:
     assert effective.origins["backend"].source == "ORCHESTRATOR_BACKEND"
 
 
+def test_what_a_command_of_on_finish_finds_in_its_environment_is_no_setting(home: Home, cwd: Path) -> None:
+    env = {"ORCHESTRATOR_DELIVERY_ID": "end_0", "ORCHESTRATOR_MAX_DEPTH": "1"}
+    for place in (cwd, None):
+        assert load(home.path, place, env).settings.max_depth == 1
+
+
 def test_what_is_the_hosts_comes_from_the_users_file_and_its_own_environment(home: Home, cwd: Path) -> None:
     user(home, "host_idle_s = 5\n[max_concurrent_runs]\nlocal = 4\n")
     write(cwd / ".orchestrator.toml", 'log_level = "debug"\n[max_concurrent_runs]\nlocal = 1\n')

@@ -219,6 +219,7 @@ async def test_a_run_that_was_queued_for_too_long_expires(cwd: Path, home: Home)
 async def test_an_agent_gets_its_callers_environment_without_what_would_confuse_it(cwd: Path, home: Home) -> None:
     user(home, 'env_deny = ["SECRET_*"]')
     env = {"PATH": "/bin", "CLAUDECODE": "1", "SECRET_X": "y", "ORCHESTRATOR_RUN_ID": "run_0", "ANTHROPIC_API_KEY": "k"}
+    env["ORCHESTRATOR_DELIVERY_ID"] = "end_0"
     async with desk(cwd, Agent(nothing)) as tools:
         caller = Caller(cwd=cwd, env=env)
         caller = replace(caller, settings=tools.engine.settings_of(caller))
