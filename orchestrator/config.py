@@ -1,7 +1,8 @@
 """Settings: one model, three sources, and where each value comes from.
 
     $ORCHESTRATOR_HOME/config.toml     the user's own; the only place that can widen a cap
-    <cwd>/.orchestrator.toml           a project's: may only narrow, and is ignored with a notice where it would widen
+    .orchestrator.toml                 a project's, from the top of its git repository down to cwd: each may only narrow,
+                                       and is ignored with a notice where it would widen
     ORCHESTRATOR_*                     the environment of a client: overrides, but for caps, which it may only narrow
 
 The environment counts as little as a project's file for caps, because an agent sets the environment of what it starts.
@@ -140,14 +141,33 @@ def load(home: Path, cwd: Path | None, env: Mapping[str, str]) -> Effective:
     effective = Effective(Settings(), dict.fromkeys(FIELDS, Origin("default")), user)
     effective = _applied(effective, _file(Path(os.path.realpath(user))), str(user), own=True)
     if cwd is not None:
-        project, why = cwd / PROJECT_FILE, f"it is the host's, which serves all directories; set it in {user}"
-        effective = _applied(effective, _file(project), str(project), why_not_host=why)
+        why = f"it is the host's, which serves all directories; set it in {user}"
+        for project in project_files(cwd):
+            effective = _applied(effective, _file(project), str(project), why_not_host=why)
     why = "" if cwd is None else "it counts only for a host that is started with it"
     for name, value in sorted(env.items()):
         if name.startswith(ENV_PREFIX) and name not in NO_SETTINGS and not name.startswith(RUN_PREFIX):
             given = {name.removeprefix(ENV_PREFIX).lower(): value}
             effective = _applied(effective, given, name, why_not_host=why)
     return effective
+
+
+def project_files(cwd: Path) -> list[Path]:
+    """Where the files of a project may lie, outermost first: from the top of the git repository down to cwd; in cwd
+    alone where there is no repository. Looks at the disk.
+
+    Folders count by where they really lie: a link into a repository is no way out of what the repository says.
+
+    Raises:
+        InvalidArgument: cwd cannot be the name of a directory.
+    """
+    try:
+        here = Path(os.path.realpath(cwd))
+        folders = (here, *here.parents)
+        depth = next((n for n, folder in enumerate(folders) if os.path.exists(folder / ".git")), 0)  # noqa: PTH110
+    except ValueError as error:
+        raise InvalidArgument(f"{str(cwd)!r} is no directory: {error}") from error
+    return [folder / PROJECT_FILE for folder in reversed(folders[: depth + 1])]
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -195,12 +215,19 @@ def _applied(
             continue
         allowed = value if own else _NARROWING[FIELDS[key].metadata["narrowing"]](key, old, value)
         if allowed == value or (isinstance(value, tuple) and set(value) <= set(allowed)):  # pyright: ignore[reportUnknownArgumentType]
-            origins[key] = Origin(source, origins[key].notices)
+            origins[key] = origins[key]._replace(source=_source_of(key, old, value, origins[key].source, source))
         else:
             notice = f"{source} may not set {key} to {shown(value)}; it stays {shown(allowed)}"
             origins[key] = origins[key]._replace(notices=(*origins[key].notices, notice))
         settings = replace(settings, **{key: allowed})
     return effective._replace(settings=settings, origins=origins)
+
+
+def _source_of(key: str, old: Any, value: Any, before: str, source: str) -> str:
+    """Where a value comes from that was given on top of an old one: what is added to a list has all its sources."""
+    if FIELDS[key].metadata["narrowing"] != "union" or not old:
+        return source
+    return f"{before}, {source}" if set(value) - set(old) else before
 
 
 def _checked(key: str, raw: Any, source: str) -> Any:

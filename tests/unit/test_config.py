@@ -110,6 +110,41 @@ def test_a_file_of_settings_is_looked_at_before_it_is_read(home: Home, cwd: Path
     assert load(home.path, cwd, {}).settings.max_depth == 1
 
 
+def test_below_the_top_of_a_repository_each_file_on_the_way_narrows(home: Home, cwd: Path) -> None:
+    sub = cwd / "a" / "b"
+    (cwd / ".git").mkdir()
+    write(cwd.parent / ".orchestrator.toml", "max_depth = 0\n")  # beyond the repository
+    write(cwd / ".orchestrator.toml", 'max_permission = "read_only"\nenv_deny = ["A"]\nbackend = "codex"\n')
+    write(
+        sub.parent / ".orchestrator.toml", 'max_permission = "full_access"\nenv_deny = ["B"]\nbackend = "claude_code"\n'
+    )
+    write(sub / ".orchestrator.toml", 'max_depth = 1\nenv_deny = ["A"]\n')
+    effective = load(home.path, sub, {})
+    settings = effective.settings
+    assert (settings.max_permission, settings.max_depth, settings.backend) == ("read_only", 1, "claude_code")
+    assert settings.env_deny == ("A", "B")
+    outer, inner = (str(folder / ".orchestrator.toml") for folder in (cwd, sub.parent))
+    names = ("max_permission", "env_deny", "backend", "max_depth")
+    sources = [outer, f"{outer}, {inner}", inner, str(sub / ".orchestrator.toml")]
+    assert [effective.origins[name].source for name in names] == sources
+    assert effective.notices == [f"{inner} may not set max_permission to full_access; it stays read_only"]
+
+
+def test_links_and_repositories_within_say_which_files_count(home: Home, cwd: Path, tmp_path: Path) -> None:
+    sub, link = cwd / "sub", tmp_path / "link"
+    write(cwd / ".orchestrator.toml", "max_depth = 1\n")
+    sub.mkdir()
+    link.symlink_to(sub)
+    assert load(home.path, sub, {}).settings.max_depth == 3, "without a repository cwd counts alone"
+    (cwd / ".git").write_text("gitdir: elsewhere\n")  # as in a worktree
+    for place in (sub, link, cwd / "sub" / ".." / "sub", cwd / "gone" / "away"):
+        assert load(home.path, place, {}).settings.max_depth == 1, place
+    (sub / ".git").mkdir()
+    assert load(home.path, link, {}).settings.max_depth == 3, "a repository within another one is its own"
+    with pytest.raises(InvalidArgument, match="is no directory"):
+        load(home.path, Path("/a\0b"), {})
+
+
 def test_on_approval_is_narrowed_from_allow_to_deny(home: Home, cwd: Path) -> None:
     env = {"ORCHESTRATOR_MAX_ON_APPROVAL": "deny"}
     assert load(home.path, cwd, env).settings.max_on_approval == "deny"
