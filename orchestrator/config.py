@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -34,8 +35,25 @@ HOME_VARIABLE, RUN_PREFIX = "ORCHESTRATOR_HOME", "ORCHESTRATOR_RUN_"
 DELIVERY_VARIABLE = "ORCHESTRATOR_DELIVERY_ID"
 """In the environment of a command of `on_finish`: by it the command knows an end that it was told of before."""
 NO_SETTINGS = (HOME_VARIABLE, DELIVERY_VARIABLE)
+BACKENDS = ("claude_code", "codex", "remote_a2a", "scripted")
+"""The names of `backends`, which nobody below the host imports; a test compares them."""
 
 Narrowing = Literal["free", "min", "union", "user"]
+
+
+class Form(NamedTuple):
+    """What a text, or each of a list, must be like, beside being one: a test of it, and the same in words."""
+
+    fits: Callable[[str], object]
+    words: str
+
+
+URL = Form(re.compile(r"https?://[^/?#\s]\S*", re.IGNORECASE).fullmatch, "a URL that begins with https:// or http://")
+"""As far as can be told without `webhook.py`, which takes its time to load."""
+FOLDER = Form(
+    lambda given: "\0" not in given and os.path.isabs(os.path.expanduser(given)),  # noqa: PTH111, PTH117
+    "absolute paths, or such that begin with ~/",
+)
 
 
 def setting(
@@ -44,6 +62,7 @@ def setting(
     narrowing: Narrowing = "free",
     choices: tuple[str, ...] = (),
     *,
+    form: Form | None = None,
     least: int = 0,
     of_host: bool = False,
 ) -> Any:
@@ -52,10 +71,13 @@ def setting(
     Args:
         narrowing: what sources other than the user's file may do to it: `free` anything, `min` lower it (of choices: an
             earlier one), `union` add to it, `user` nothing.
+        form: what its text, or each of its list, must be like; the default need not be.
         least: the least number that it takes.
         of_host: no source but the user's file and the environment of the host itself counts.
     """
-    meta = {"doc": doc, "narrowing": narrowing, "choices": choices, "least": least, "of_host": of_host}
+    meta = {
+        "doc": doc, "narrowing": narrowing, "choices": choices, "form": form, "least": least, "of_host": of_host
+    }  # fmt: skip
     if isinstance(default, tuple):
         return field(default_factory=tuple, metadata=meta)
     return field(default=default, metadata=meta)
@@ -79,19 +101,23 @@ class Settings:
     max_on_approval: OnApproval = setting(
         "allow", "the most that on_approval may be; deny is less than ask", "min", ON_APPROVAL_ORDER
     )
-    trusted_dirs: tuple[str, ...] = setting((), "folders whose files may carry commands and environment", "user")
+    trusted_dirs: tuple[str, ...] = setting(
+        (), "folders whose files may carry commands and environment", "user", form=FOLDER
+    )
     env_deny: tuple[str, ...] = setting((), "variables that no agent gets; * stands for anything", "union")
     env_allow: tuple[str, ...] = setting((), "if given, the only variables that agents get", "user")
     mask_env: tuple[str, ...] = setting((), "further variables whose values are masked in all files", "union")
     claude_cli: str = setting("", "the Claude Code to run; otherwise that of the extra, or on PATH", "user")
     codex_cli: str = setting("", "the Codex to run; otherwise that of the extra, or on PATH", "user")
-    backend: str = setting("", "what `orchestrator run` uses without --backend")
+    backend: str = setting("", "what `orchestrator run` uses without --backend", choices=BACKENDS)
     rate_limit_wait_s: float = setting(
         60.0,
         "seconds that a backend begins no run after a rate limit of unknown length; doubled each time, to 900",
         of_host=True,
     )
-    on_finish_webhook: str = setting("", "a URL that is told of the end of each run that no agent spawned", "user")
+    on_finish_webhook: str = setting(
+        "", "a URL that is told of the end of each run that no agent spawned", "user", form=URL
+    )
     on_finish_command: tuple[str, ...] = setting((), "a program, with its arguments, that is told likewise", "user")
     delivery_retry_s: float = setting(
         5.0, "seconds before somebody is told again who could not be; later ones grow", of_host=True
@@ -100,8 +126,12 @@ class Settings:
     log_level: str = setting("info", "what the host logs", "free", ("debug", "info", "warning", "error"), of_host=True)
 
     def trusts(self, folder: Path) -> bool:
-        """Whether the user listed the folder, or one above it."""
-        return any(folder.is_relative_to(os.path.expanduser(trusted)) for trusted in self.trusted_dirs)  # noqa: PTH111
+        """Whether the user listed the folder, or one above it, wherever links to either may lie. Looks at the disk."""
+        listed = [own for own in map(os.path.expanduser, self.trusted_dirs) if os.path.isabs(own)]  # noqa: PTH117
+        if not listed:
+            return False
+        real = Path(os.path.realpath(folder))
+        return any(real.is_relative_to(os.path.realpath(own)) for own in listed)
 
 
 class Origin(NamedTuple):
@@ -208,6 +238,7 @@ def _applied(
         if key not in FIELDS:
             raise InvalidArgument(f"{source}: no setting {key!r}{nearest(key, FIELDS)}")
         value = _checked(key, raw, source)
+        _check_form(key, value, source)
         old = getattr(settings, key)
         why = why_not_host if FIELDS[key].metadata["of_host"] else ""
         if why:
@@ -247,13 +278,22 @@ def _checked(key: str, raw: Any, source: str) -> Any:
             number = math.nan if isinstance(raw, bool) else type(default)(raw)
             if number >= least and number == float(raw) and math.isfinite(number):
                 return number
-        elif isinstance(raw, str) and (not choices or raw in choices):
+        elif isinstance(raw, str) and (not choices or raw in choices or raw == default):
             return raw
         else:
             wanted = f"one of {', '.join(choices)}" if choices else "a string"
     except (TypeError, ValueError, OverflowError):
         pass
     raise InvalidArgument(f"{source}: {key} is {raw!r}; it takes {wanted}")
+
+
+def _check_form(key: str, value: Any, source: str) -> None:
+    form: Form | None = FIELDS[key].metadata["form"]
+    if form is None or value == _default(key):
+        return
+    for text in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+        if not form.fits(text):
+            raise InvalidArgument(f"{source}: {key} has {text!r}; it takes {form.words}")
 
 
 def _default(key: str) -> Any:

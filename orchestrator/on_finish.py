@@ -30,10 +30,17 @@ def on_finish_of(given: JsonObject, settings: Settings | None) -> JsonObject | N
             raise InvalidArgument(f"on_finish has no key {name!r}{nearest(name, CHANNELS)}; it takes {_TAKES}")
     wanted = {name: _READERS[name](value) for name, value in given.items()}
     if settings is not None and settings.on_finish_webhook:
-        wanted.setdefault("webhook", check_url(settings.on_finish_webhook))
+        wanted.setdefault("webhook", _own_webhook(settings))
     if settings is not None and settings.on_finish_command:
         wanted.setdefault("command", list(settings.on_finish_command))
     return wanted or None
+
+
+def _own_webhook(settings: Settings) -> str:
+    try:
+        return check_url(settings.on_finish_webhook)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"the setting on_finish_webhook: {error}") from error
 
 
 _TAKES = "webhook: URL, command: [program, arguments], message_to: agent_name"

@@ -256,8 +256,11 @@ def test_neither_a_text_nor_a_projects_settings_command_the_terminal(here: Shell
     assert here.bytes("artifact", run_id, str(seq), "/text").stdout.decode() == f"a{HOSTILE}z"
     odd = here.at(here.cwd / "a\x1b[2Jz")
     settings = odd.cwd / ".orchestrator.toml"
-    settings.write_text('backend = "a\\u001b[2Jz"\nenv_deny = ["A\\u001b[2J"]\ntrusted_dirs = ["\\u001b[2J"]\n')
-    for words in (["config"], ["doctor"], ["clients"]):
+    listed = 'env_deny = ["A\\u001b[2J"]\ntrusted_dirs = ["/\\u001b[2J"]\n'
+    looks = [(listed, ["config"]), (listed, ["doctor"]), (listed, ["clients"])]
+    wrong = 'backend = "a\\u001b[2Jz"\n'
+    for text, words in [*looks, (wrong, ["config"]), (wrong, ["doctor"])]:
+        settings.write_text(text)
         done = odd.bytes(*words)
         assert b"\x1b" not in done.stdout + done.stderr, words
         with odd.terminal(*words, columns=200) as terminal:

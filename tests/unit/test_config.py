@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backends import BACKENDS, SCRIPTED
 from orchestrator.config import FIELDS, Settings, load, table
 from orchestrator.errors import InvalidArgument
 from orchestrator.store.layout import Home
@@ -168,7 +169,16 @@ def test_on_approval_is_narrowed_from_allow_to_deny(home: Home, cwd: Path) -> No
         ("max_concurrent_runs_local = 0", "it takes a whole number from 1 on"),
         ('max_permission = "root"', "one of read_only, workspace_write, full_access"),
         ("trusted_dirs = [1]", "a list of strings"),
-        ("backend = 3", "a string"),
+        (
+            'trusted_dirs = ["/x", "work"]',
+            "trusted_dirs has 'work'; it takes absolute paths, or such that begin with ~/",
+        ),
+        ('trusted_dirs = ["~no-such-user/x"]', "trusted_dirs has '~no-such-user/x'"),
+        ('trusted_dirs = ["/a\\u0000b"]', "trusted_dirs has"),
+        ("backend = 3", "one of claude_code, codex, remote_a2a, scripted"),
+        ('backend = "clade"', "backend is 'clade'; it takes one of claude_code"),
+        ('on_finish_webhook = "ftp://x"', "on_finish_webhook has 'ftp://x'; it takes a URL that begins with https://"),
+        ('on_finish_webhook = "https:///x"', "on_finish_webhook has"),
         ("= broken", "cannot be read as TOML"),
         ("a = " + "[" * 50_000, "cannot be read as TOML: it is nested too deeply"),
         ("a = " + "{a = " * 10_000, "cannot be read as TOML: it is nested too deeply"),
@@ -187,6 +197,27 @@ def test_what_is_wrong_is_named(home: Home, cwd: Path, text: str, words: str) ->
 def test_a_variable_that_is_no_setting_is_named() -> None:
     with pytest.raises(InvalidArgument, match="ORCHESTRATOR_MAX_DEPHT: no setting 'max_depht'; did you mean"):
         load(Path("/nowhere"), None, {"ORCHESTRATOR_MAX_DEPHT": "1"})
+
+
+def test_a_backend_that_can_be_set_is_one_that_there_is() -> None:
+    assert {*BACKENDS, *SCRIPTED} == set(FIELDS["backend"].metadata["choices"])
+
+
+def test_a_default_may_be_written_down(home: Home, cwd: Path) -> None:
+    user(home, 'backend = ""\non_finish_webhook = ""\ntrusted_dirs = []\n')
+    assert load(home.path, cwd, {"ORCHESTRATOR_BACKEND": ""}).settings == Settings()
+
+
+def test_a_folder_is_trusted_by_where_it_really_lies(cwd: Path, tmp_path: Path) -> None:
+    link, out = tmp_path / "link", cwd / "out"
+    link.symlink_to(cwd)
+    out.symlink_to(tmp_path / "elsewhere")
+    for trusted in (cwd, link):
+        settings = Settings(trusted_dirs=(str(trusted),))
+        assert [settings.trusts(folder) for folder in (cwd, link, cwd / "sub", out, tmp_path)] == [True] * 3 + [
+            False
+        ] * 2
+    assert not Settings(trusted_dirs=("relative", "~no-such-user/x")).trusts(cwd)
 
 
 def test_the_documented_table_is_that_of_the_model() -> None:
