@@ -40,7 +40,7 @@ class RunIndex:
         else:
             run_dir = self.home.find(run_id)
         if run_dir is None or not (run_dir.path / "spec.json").exists():
-            ids = [*_names(self.home.runs), *_names(local.path.parent)]
+            ids = {*_names(self.home.runs), *_names(local.path.parent)} - {run_id}
             hint = nearest(run_id, ids) if len(ids) < 1000 else ""  # comparing with thousands takes seconds
             raise RunNotFound(f"no run {run_id!r}{hint if 'mean' in hint else '; call list_runs'}")
         run_dir.workspace.check_version()

@@ -227,6 +227,14 @@ def test_a_near_miss_of_a_run_is_found_in_the_index_too(home: Home, cwd: Path) -
         RunIndex(home).find(run_id[:-1], Path("/"))
 
 
+def test_who_names_a_run_that_cannot_be_read_is_not_asked_whether_they_meant_it(home: Home, cwd: Path) -> None:
+    log = new_log(home, cwd)
+    log.close()
+    Path(log.dir.file("spec.json")).unlink()
+    with pytest.raises(RunNotFound, match=f"no run '{log.run.run_id}'; call list_runs"):
+        RunIndex(home).find(log.run.run_id, cwd)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00", b"/nowhere/run_1", b"\xff\xfe"])
 def test_a_damaged_entry_of_the_index_is_none(home: Home, cwd: Path, content: bytes) -> None:
     home.runs.mkdir(parents=True)
