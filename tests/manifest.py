@@ -229,7 +229,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("cli/clients", _README, "Other programs' files are changed with care, or not at all.", (
         "system/cli_clients::*",)),
     Behaviour("cli/doctor", _README, "Each fault that can be planted is found, with its fix.", (
-        "system/cli_doctor::*",)),
+        "system/cli_doctor::*", "unit/installed::*")),
     Behaviour("cli/first-minutes", _README, "A new user gets through the first ten minutes.", (
         "system/first_minutes::*",)),
     # ---- remote agents

@@ -4,9 +4,12 @@ their sandboxes work here. Nothing of the user's own files is written, and nobod
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -14,11 +17,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import orjson
+
 from orchestrator import config
+from orchestrator.cli.installed import install
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import OrchestratorError
+from orchestrator.files import read_file
+from orchestrator.model import JsonObject, as_object
 
 ANSWER_S = 10.0
+_MOST_BYTES = 2**20
+"""Of a file that holds a login."""
+_TOKEN = re.compile(r"(?!id_token)\w*(token|key|identity)", re.IGNORECASE)
+"""Codex's names for what logs in, of whatever kind and version: an id_token only says who somebody is."""
 
 
 class Finding(NamedTuple):
@@ -80,17 +92,17 @@ def _found(distribution: str, bundled: str | None, setting: str, command: str) -
 
 
 def _presence(what: str, command: str, found: _Found) -> Finding:
-    fix = f"pip install 'orchestrator-mcp[{command}]'"
+    fix = install(command)
     if found.runs is None:
         return Finding(what, "note", "not found; its backend cannot be used", fix)
-    answer = _version(found.runs)
+    answer = version_of(found.runs)
     if not answer.ok:
         fix = f"mend the setting {found.setting}" if found.setting else fix
         return Finding(what, "fault", f"{found.runs} {answer.text}", fix)
     words = [found.brought, f"{answer.text} at {found.runs}"]
     other = shutil.which(command)
     if other and other != found.runs:
-        words.append(f"{_version(other).text} at {other} is not used")
+        words.append(f"{version_of(other).text} at {other} is not used")
     return Finding(what, "ok", ", ".join(word for word in words if word))
 
 
@@ -108,7 +120,8 @@ def _bundled_codex() -> str | None:
     return str(bundled_codex_path())
 
 
-def _version(path: str) -> _Answer:
+def version_of(path: str) -> _Answer:
+    """What a program answers to --version."""
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, text=True, errors="replace", timeout=ANSWER_S, check=False
@@ -121,15 +134,30 @@ def _version(path: str) -> _Answer:
 
 
 def _claude_login() -> Finding:
+    what, fix = "Claude Code login", "run `claude` and log in there, or set ANTHROPIC_API_KEY"
     folder = Path(os.environ.get("CLAUDE_CONFIG_DIR") or "~/.claude").expanduser()
     known = any(
         os.environ.get(name) for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN")
     )
-    if known or (folder / ".credentials.json").exists():
-        return Finding("Claude Code login", "ok", "credentials found")
-    return Finding(
-        "Claude Code login", "note", f"none found in {folder}", "run `claude` once, or set ANTHROPIC_API_KEY"
-    )
+    if known:
+        return Finding(what, "ok", "credentials found")
+    file = folder / ".credentials.json"
+    login = as_object(_document(file).get("claudeAiOauth")) or {}
+    expires, renewable = login.get("expiresAt"), bool(login.get("refreshToken"))
+    if not (login.get("accessToken") or renewable):
+        words = f"{file} holds no token" if file.exists() else f"none found in {folder}"
+        return Finding(what, "note", words, fix)
+    if isinstance(expires, (int, float)) and expires / 1000 < time.time() and not renewable:
+        return Finding(what, "note", f"that in {file} has expired", fix)
+    return Finding(what, "ok", "credentials found")
+
+
+def _document(path: Path) -> JsonObject:
+    """What a file of an agent holds, which may be a link; nothing if that is no JSON object. None of it is told."""
+    try:
+        return as_object(orjson.loads(read_file(path.resolve(), _MOST_BYTES))) or {}
+    except (OSError, ValueError, RuntimeError):
+        return {}
 
 
 def _claude_permissions() -> Finding:
@@ -141,23 +169,37 @@ def _claude_permissions() -> Finding:
 
 
 def _codex_login() -> Finding:
-    folder = Path(os.environ.get("CODEX_HOME") or "~/.codex").expanduser()
-    if (folder / "auth.json").exists():
-        return Finding("Codex login", "ok", "credentials found")
+    what, given = "Codex login", os.environ.get("CODEX_HOME")
+    if given and not os.path.isdir(given):  # noqa: PTH112  as Codex takes it: ~ is no home there
+        words = f"CODEX_HOME is {given}, which is no directory, so Codex does not start"
+        return Finding(what, "fault", words, f"unset CODEX_HOME, or mkdir -p {shlex.quote(given)}")
+    folder = Path(given) if given else Path("~/.codex").expanduser()
+    file = folder / "auth.json"
+    if _holds_token(_document(file)):
+        return Finding(what, "ok", "credentials found")
     if _other_provider(folder):
-        return Finding("Codex login", "ok", "another model provider is configured")
+        return Finding(what, "ok", "another model provider is configured")
+    words = f"{file} holds no token" if file.exists() else f"none found in {folder}"
     return Finding(
-        "Codex login",
+        what,
         "note",
-        f"none found in {folder}; keys in the environment do not count here",
+        f"{words}; keys in the environment do not count here",
         "run `codex login`, or `printenv OPENAI_API_KEY | codex login --with-api-key`",
+    )
+
+
+def _holds_token(document: JsonObject) -> bool:
+    """Whether there is anything in it that logs in, at any depth that a file can have."""
+    inner = [within for value in document.values() if (within := as_object(value))]
+    return any(map(_holds_token, inner)) or any(
+        isinstance(value, str) and value.strip() and _TOKEN.fullmatch(name) for name, value in document.items()
     )
 
 
 def _other_provider(folder: Path) -> bool:
     try:
         document = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return document.get("model_provider", "openai") != "openai"
 
