@@ -14,8 +14,7 @@ from typing import NamedTuple
 from orchestrator import config
 from orchestrator.cli.output import DONE, print_json, say
 from orchestrator.cli.reach import Reach
-from orchestrator.config import HOME_VARIABLE
-from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError, StoreError
+from orchestrator.errors import Conflict, InvalidArgument, OrchestratorError, StoreError
 from orchestrator.model import JsonObject
 from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
@@ -192,31 +191,3 @@ def settings(reach: Reach, *, as_json: bool) -> int:
     for notice in effective.notices:
         say(notice)
     return DONE
-
-
-def orphans(home: Home) -> list[tuple[int, str]]:
-    """Processes with the marker of a run that is over or unknown: pid and run id."""
-    import psutil
-
-    from orchestrator.process import MARKER
-
-    found: list[tuple[int, str]] = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except (psutil.Error, OSError):
-            continue
-        run_id = environment.get(MARKER, "")
-        ours = environment.get(HOME_VARIABLE) == os.environ.get(HOME_VARIABLE)
-        if RUN_ID.fullmatch(run_id) and process.pid != os.getpid() and _is_over(home, run_id, unknown=ours):
-            found.append((process.pid, run_id))
-    return found
-
-
-def _is_over(home: Home, run_id: str, *, unknown: bool) -> bool:
-    """Whether the run is over; `unknown` for one that is not known here: it may be of another home, and live."""
-    try:
-        run_dir = home.find(run_id)
-        return unknown if run_dir is None else RunReader(run_dir).state().run.terminal
-    except (OrchestratorError, NotFound):
-        return unknown

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.system.hosts import ROOT, ending, frozen
+from tests.system.lines import DEADLINE_S
 from tests.system.shell import Shell, shell
 
 pytestmark = pytest.mark.system
-MISSING = "run_00000000000000000000ab"
+MISSING, HALF = "run_00000000000000000000ab", "run_00000000000000000000cd"
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def test_where_all_is_well_doctor_says_so(here: Shell) -> None:
     assert all(finding["state"] == "ok" or finding["fix"] for finding in done.json["findings"])
     assert "1 runs" in look(here, "store")[2]
     plain = here.ok("doctor")
-    assert "✓ store: " in plain
+    assert "✓ store:" in plain
     assert "\x1b" not in plain
 
 
@@ -50,7 +53,7 @@ def test_an_open_home_is_found(here: Shell) -> None:
     here.ground.home.chmod(0o777)
     fix = f"chmod 700 {here.ground.home}"
     assert look(here, "home") == (1, "fault", f"{here.ground.home} is open to others", fix)
-    assert f"✗ home: {here.ground.home} is open to others" in here.run("doctor").out
+    assert f"✗ home: {here.ground.home} is open to others" in " ".join(here.run("doctor").out.split())
     subprocess.run(fix.split(), check=True)
     assert look(here, "home")[:2] == (0, "ok")
 
@@ -82,10 +85,19 @@ def test_a_store_of_an_unknown_version_is_found(here: Shell) -> None:
 
 def test_broken_settings_are_found(here: Shell) -> None:
     file, project = here.ground.home / "config.toml", here.cwd / ".orchestrator.toml"
-    for content, named in ((b"max_depth = ", "TOML"), (b"max_dept = 1", "'max_depth'"), (b"\xff", "TOML")):
+    for content, named in (
+        *((b"max_depth = ", "TOML"), (b"max_dept = 1", "'max_depth'"), (b"\xff", "TOML")),
+        *((b"a = " + b"[" * 50_000, "nested too deeply"), (b'backend = "x"', "one of claude_code")),
+    ):
         file.write_bytes(content)
         code, state, text, fix = look(here, "settings")
         assert (code, state, str(file) in text, named in text, "mend" in fix) == (1, "fault", True, True, True)
+    file.write_text(f'trusted_dirs = ["{here.cwd}", "/nowhere/at/all"]')
+    code, state, text, fix = look(here, "settings")
+    assert (code, state, "/nowhere/at/all" in text, str(file) in text, bool(fix)) == (0, "note", True, True, True)
+    file.write_text('on_finish_webhook = "http://169.254.169.254/"')
+    code, state, text, fix = look(here, "settings")
+    assert (code, state, f"{file}: on_finish_webhook" in text, bool(fix)) == (1, "fault", True, True)
     file.unlink()
     project.write_text("max_runs_per_tree = 9999")
     assert look(here, "settings")[:2] == (0, "note")
@@ -142,8 +154,8 @@ def test_missing_agents_are_noted_and_only_strictly_a_fault(here: Shell, tmp_pat
         done = subprocess.run(words, capture_output=True, text=True, cwd=here.cwd, env=place.environment, timeout=20)
         assert done.returncode == code, done
         fixes = {f["what"]: f.get("fix", "") for f in json.loads(done.stdout)["findings"] if f["state"] == "note"}
-        assert fixes["Claude Code"] == "pip install 'orchestrator-mcp[claude]'"
-        assert fixes["Codex"] == "pip install 'orchestrator-mcp[codex]'"
+        assert fixes["Claude Code"].endswith(f" install -e '{ROOT}[claude]'")
+        assert fixes["Codex"].endswith(f" install -e '{ROOT}[codex]'")
 
 
 def test_agents_and_their_logins_are_looked_at(here: Shell, tmp_path: Path) -> None:
@@ -164,7 +176,96 @@ def test_agents_and_their_logins_are_looked_at(here: Shell, tmp_path: Path) -> N
         assert (look(place.having(**{variable: "k"}), what)[1] == "ok") == counts
         (here.home / file).parent.mkdir()
         (here.home / file).write_text("{}")
-        assert look(place, what)[1] == "ok"
+        code, state, text, _ = look(place, what)
+        assert (code, state, "holds no token" in text) == (0, "note", True)
+
+
+@pytest.mark.parametrize(
+    ("claude", "codex", "state"),
+    [
+        ({"accessToken": "SECRET", "expiresAt": 9e15}, {"OPENAI_API_KEY": "SECRET", "tokens": None}, "ok"),
+        (
+            {"accessToken": "SECRET", "expiresAt": 1, "refreshToken": "SECRET"},
+            {"OPENAI_API_KEY": None, "tokens": {"access_token": "SECRET"}},
+            "ok",
+        ),
+        ({"accessToken": "SECRET", "expiresAt": 1, "refreshToken": ""}, {"tokens": {"id_token": "SECRET"}}, "note"),
+        ({"accessToken": ""}, {"OPENAI_API_KEY": " ", "tokens": {"access_token": ""}}, "note"),
+        (1, ["SECRET"], "note"),
+    ],
+)
+def test_a_login_counts_if_it_holds_a_token_that_can_be_used(
+    here: Shell, tmp_path: Path, claude: Any, codex: Any, state: str
+) -> None:
+    agent = tmp_path / "agent"  # a small one, for the real ones take seconds
+    agent.write_text("#!/bin/sh\necho 9\n")
+    agent.chmod(0o755)
+    (here.ground.home / "config.toml").write_text(f'claude_cli = "{agent}"\ncodex_cli = "{agent}"\n')
+    logins = {".claude/.credentials.json": {"claudeAiOauth": claude}, ".codex/auth.json": codex}
+    for file, content in logins.items():
+        (here.home / file).parent.mkdir(parents=True)
+        (here.home / file).write_text(json.dumps(content))
+    done = here.run("doctor", "--json")
+    found = {f["what"]: f["state"] for f in done.json["findings"] if f["what"].endswith("login")}
+    assert found == {"Claude Code login": state, "Codex login": state}, done
+    assert "SECRET" not in done.out + done.err
+
+
+def test_a_home_of_codex_that_is_not_there_is_found(here: Shell, tmp_path: Path) -> None:
+    gone = tmp_path / "no home"
+    code, state, text, fix = look(here.having(CODEX_HOME=str(gone)), "Codex login")
+    assert (code, state, str(gone) in text, fix) == (1, "fault", True, f"unset CODEX_HOME, or mkdir -p '{gone}'")
+    gone.mkdir()
+    assert look(here.having(CODEX_HOME=str(gone)), "Codex login")[:2] == (0, "note")
+
+
+def test_a_process_whose_host_was_killed_is_found_and_ended_by_the_fix(here: Shell) -> None:
+    run_id = here.detached("sleep 60")
+    sleep = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    env = {**here.environment, "ORCHESTRATOR_RUN_ID": run_id}
+    with ending(subprocess.Popen(sleep, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert look(here, "processes")[1] == "ok"
+        here.ground.kill_host()
+        code, state, text, fix = look(here, "processes")
+        assert (code, state, fix) == (1, "fault", f"orchestrator show {run_id}")
+        assert f"process {process.pid} is of {run_id}, whose owner is gone" in text
+        here.run(*fix.split()[1:])
+        assert process.wait(DEADLINE_S) != 0
+    assert look(here, "processes")[1] == "ok"
+
+
+def test_a_run_without_its_spec_is_found(here: Shell) -> None:
+    lost, new, half = (here.cwd / ".orchestrator" / "runs" / name for name in (here.over("final x"), MISSING, HALF))
+    (lost / "spec.json").unlink()
+    new.mkdir()
+    half.mkdir()
+    for folder in (lost, half):
+        os.utime(folder, (0, 0))
+    done = here.run("doctor", "--json")
+    found = {f["state"]: f["text"] for f in done.json["findings"] if f["what"] == "store" and f.get("fix")}
+    assert (done.code, set(found)) == (1, {"note", "fault"})
+    assert f"{lost.name} has lost its spec.json" in found["fault"]
+    assert f"{half.name} was never made whole" in found["note"]
+    refused = here.run("show", lost.name)
+    assert (refused.code, "did you mean" in refused.err) == (4, False), refused
+
+
+def test_a_profile_that_cannot_be_read_is_found(here: Shell) -> None:
+    for folder, state, code in ((here.cwd, "note", 0), (here.ground.home, "fault", 1)):
+        (folder / "profiles").mkdir(parents=True)
+        (folder / "profiles" / "bad.md").write_text("---\nnonsense: 1\n---\nx\n")
+        found = look(here, "profiles")
+        assert found[:2] == (code, state)
+        assert ("bad.md" in found[2], "profiles check" in found[3]) == (True, True)
+        (folder / "profiles" / "bad.md").unlink()
+
+
+def test_a_missing_git_is_noted(here: Shell, tmp_path: Path) -> None:
+    assert look(here, "git")[1] == "ok"
+    code, state, text, fix = look(here.having(PATH=str(tmp_path)), "git")
+    assert (code, state, "worktree" in text, "PATH" in fix) == (0, "note", True, True)
 
 
 def test_what_the_agents_can_keep_in_bounds_is_looked_at(here: Shell, tmp_path: Path) -> None:
