@@ -1,8 +1,8 @@
 """Settings: one model, three sources, and where each value comes from.
 
     $ORCHESTRATOR_HOME/config.toml     the user's own; the only place that can widen a cap
-    .orchestrator.toml                 a project's, from the top of its git repository down to cwd: each may only narrow,
-                                       and is ignored with a notice where it would widen
+    .orchestrator.toml                 a project's, from the top of its git repository down to cwd: each may only
+                                       narrow, and is ignored with a notice where it would widen
     ORCHESTRATOR_*                     the environment of a client: overrides, but for caps, which it may only narrow
 
 The environment counts as little as a project's file for caps, because an agent sets the environment of what it starts.
@@ -29,7 +29,7 @@ from orchestrator.model import ON_APPROVAL_ORDER, PERMISSIONS, OnApproval, Permi
 PROJECT_FILE = ".orchestrator.toml"
 USER_FILE = "config.toml"
 MOST_BYTES, MOST_DOTS = 2**16, 1_000
-"""Of a file. What it takes to parse a key grows with the square of its dots: 100,000 of them fill a machine's memory."""
+"""Of a file. What it takes to parse a key grows with the square of its dots: 100,000 of them fill any memory."""
 ENV_PREFIX = "ORCHESTRATOR_"
 HOME_VARIABLE, RUN_PREFIX = "ORCHESTRATOR_HOME", "ORCHESTRATOR_RUN_"
 DELIVERY_VARIABLE = "ORCHESTRATOR_DELIVERY_ID"
@@ -50,10 +50,13 @@ class Form(NamedTuple):
 
 URL = Form(re.compile(r"https?://[^/?#\s]\S*", re.IGNORECASE).fullmatch, "a URL that begins with https:// or http://")
 """As far as can be told without `webhook.py`, which takes its time to load."""
-FOLDER = Form(
-    lambda given: "\0" not in given and os.path.isabs(os.path.expanduser(given)),  # noqa: PTH111, PTH117
-    "absolute paths, or such that begin with ~/",
-)
+
+
+def _is_folder(given: str) -> bool:
+    return "\0" not in given and os.path.isabs(os.path.expanduser(given))  # noqa: PTH111, PTH117
+
+
+FOLDER = Form(_is_folder, "absolute paths, or such that begin with ~/")
 
 
 def setting(
@@ -291,7 +294,7 @@ def _check_form(key: str, value: Any, source: str) -> None:
     form: Form | None = FIELDS[key].metadata["form"]
     if form is None or value == _default(key):
         return
-    for text in value if isinstance(value, tuple) else (value,):  # pyright: ignore[reportUnknownVariableType]
+    for text in cast(tuple[str, ...], value if isinstance(value, tuple) else (value,)):
         if not form.fits(text):
             raise InvalidArgument(f"{source}: {key} has {text!r}; it takes {form.words}")
 

@@ -10,6 +10,7 @@ import pytest
 from backends import BACKENDS, SCRIPTED
 from orchestrator.config import FIELDS, Settings, load, table
 from orchestrator.errors import InvalidArgument
+from orchestrator.on_finish import on_finish_of
 from orchestrator.store.layout import Home
 
 
@@ -206,6 +207,11 @@ def test_a_backend_that_can_be_set_is_one_that_there_is() -> None:
 def test_a_default_may_be_written_down(home: Home, cwd: Path) -> None:
     user(home, 'backend = ""\non_finish_webhook = ""\ntrusted_dirs = []\n')
     assert load(home.path, cwd, {"ORCHESTRATOR_BACKEND": ""}).settings == Settings()
+
+
+def test_a_webhook_to_which_nothing_is_sent_is_refused_by_the_name_of_the_setting() -> None:
+    with pytest.raises(InvalidArgument, match="the setting on_finish_webhook: .* link-local"):
+        on_finish_of({}, Settings(on_finish_webhook="http://169.254.169.254/"))
 
 
 def test_a_folder_is_trusted_by_where_it_really_lies(cwd: Path, tmp_path: Path) -> None:
