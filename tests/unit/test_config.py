@@ -210,7 +210,7 @@ def test_a_default_may_be_written_down(home: Home, cwd: Path) -> None:
 
 
 def test_a_webhook_to_which_nothing_is_sent_is_refused_by_the_name_of_the_setting() -> None:
-    with pytest.raises(InvalidArgument, match="the setting on_finish_webhook: .* link-local"):
+    with pytest.raises(InvalidArgument, match=r"the setting on_finish_webhook: .* link-local"):
         on_finish_of({}, Settings(on_finish_webhook="http://169.254.169.254/"))
 
 
