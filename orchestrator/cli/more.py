@@ -78,13 +78,17 @@ async def discard(runs: Runs, cwd: Cwd = None, as_json: Json = False) -> int:
 @app.command(epilog="orchestrator gc --older-than 14d --delete")
 def gc(
     older_than: Annotated[str | None, typer.Option(help="As 30d; the default if nothing is given.")] = None,
-    keep: Annotated[int | None, typer.Option(help="Keep this many of the newest.", min=0)] = None,
-    max_size: Annotated[str | None, typer.Option(help="Keep this much of the newest, as 500MB.")] = None,
+    keep: Annotated[int | None, typer.Option(help="So many of the newest stay, whatever else is given.", min=0)] = None,
+    max_size: Annotated[str | None, typer.Option(help="Only this much of the newest stays, as 500MB.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; otherwise they are only listed.")] = False,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> None:
-    """Lists or removes old runs of this directory. Never a live one."""
+    """Lists or removes old runs of this directory. Never a live one.
+
+    With --older-than and --max-size what is too old goes, and then the oldest until the size is kept. With --keep alone
+    all but those go.
+    """
     from orchestrator.cli import upkeep
 
     def body() -> int:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from orchestrator import config
-from orchestrator.cli.output import DONE, print_json, say
+from orchestrator.cli.output import DONE, harmless, one_line, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.config import HOME_VARIABLE
 from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError, StoreError
@@ -24,17 +24,30 @@ from orchestrator.workspaces.places import Place
 
 _AGE = re.compile(r"(\d+)\s*(min|h|d|w)")
 _SIZE = re.compile(r"(\d+)\s*(kb|mb|gb)", re.IGNORECASE)
+_WIDE = 110
+"""Columns that a terminal has which can show a run and what it was about in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Old:
+    """A run that is over, with what tells a person which one it is."""
+
     run_dir: RunDir
     ended: datetime
     size: int
+    agent: str
+    status: str
+    summary: str
 
 
 class Bounds(NamedTuple):
-    """What may stay: runs up to an age, so many, and so much of them. What is None does not bound."""
+    """What goes. What is None does not bound.
+
+    Attributes:
+        older_than: an age; runs that ended longer ago go.
+        keep: so many of the newest stay, whatever the others say; alone, all behind them go.
+        max_size: so much of the newest stays; the others go.
+    """
 
     older_than: str | None
     keep: int | None
@@ -55,6 +68,7 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
             continue
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
+        row |= {"agent_name": old.agent, "status": old.status, "summary": old.summary}
         if (tree := _place(reach.home, old.run_dir)) and tree.is_own:
             row["workspace"] = str(tree.path)
         if as_json:
@@ -68,32 +82,39 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
 
 
 def _show_old(old: _Old, workspace: str) -> None:
-    """A run, as soon as it is found or removed, for there may be thousands; at a terminal in columns that fit."""
+    """A run, as soon as it is found or removed, for there may be thousands; at a terminal as far as there is room."""
     run_id, size, day = old.run_dir.run_id, f"{old.size:,} B", f"{old.ended:%Y-%m-%d}"
+    cells = [one_line(text) for text in (old.agent, old.status, old.summary)]
     if not sys.stdout.isatty():
-        print("\t".join((run_id, size, day, workspace)).rstrip())
-    elif shutil.get_terminal_size().columns < 60:
-        print(f"{run_id:<26}  {size:>12}")
-    else:
-        print(f"{run_id:<26}  {size:>14}  {day}  {workspace}".rstrip())
+        print("\t".join((run_id, size, day, one_line(workspace), *cells)).rstrip())
+        return
+    from rich.text import Text
+
+    from orchestrator.cli.tables import NARROW
+
+    columns = shutil.get_terminal_size().columns
+    fact = f"{run_id:<26}  {size:>12}" + (f"  {day}" if columns >= NARROW else "")
+    fact += "  " if columns >= _WIDE else "\n  "
+    words = Text("  ".join(cells))
+    words.truncate(columns - len(fact.rpartition("\n")[2]), overflow="ellipsis")
+    print(fact + words.plain.rstrip())
+    if workspace:
+        print(f"  {harmless(workspace)}")  # whole, to be copied
 
 
 def _chosen(runs: list[_Old], bounds: Bounds) -> list[_Old]:
-    """Of runs that are over, newest first: those beyond any of the bounds."""
+    """Of runs that are over, newest first: those that go. The newest that are to be kept never do."""
     older_than, keep, max_size = bounds
-    chosen: set[RunDir] = set()
-    if older_than is not None:
-        border = _border(older_than)
-        chosen.update(run.run_dir for run in runs if run.ended < border)
-    if keep is not None:
-        chosen.update(run.run_dir for run in runs[keep:])
-    if max_size is not None:
-        total, most = 0, _size(max_size)
-        for run in runs:
-            total += run.size
-            if total > most:
-                chosen.add(run.run_dir)
-    return [run for run in runs if run.run_dir in chosen]
+    border = None if older_than is None else _border(older_than)
+    most = None if max_size is None else _size(max_size)
+    chosen: list[_Old] = []
+    total = 0
+    for number, run in enumerate(runs):
+        total += run.size
+        beyond = (border is not None and run.ended < border) or (most is not None and total > most)
+        if number >= (keep or 0) and (beyond or (border is None and most is None)):
+            chosen.append(run)
+    return chosen
 
 
 def _finished(workspace: Workspace) -> list[_Old]:
@@ -111,7 +132,8 @@ def _finished(workspace: Workspace) -> list[_Old]:
             run = RunReader(run_dir).state().run
             if run.completed_at is not None:
                 size = sum(path.lstat().st_size for path in run_dir.path.rglob("*") if path.is_file())
-                found.append(_Old(run_dir, datetime.fromisoformat(run.completed_at), size))
+                ended = datetime.fromisoformat(run.completed_at)
+                found.append(_Old(run_dir, ended, size, run.agent_name, run.status, run.summary))
     return found
 
 
