@@ -16,8 +16,9 @@ from orchestrator.cli.output import DONE, harmless, one_line, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.config import HOME_VARIABLE
 from orchestrator.errors import Conflict, InvalidArgument, NotFound, OrchestratorError, StoreError
-from orchestrator.model import JsonObject
-from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
+from orchestrator.model import JsonObject, RunSpec
+from orchestrator.store import sessions
+from orchestrator.store.layout import RUN_ID, SESSION_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
 from orchestrator.store.reader import RunReader, sealed_spec
 from orchestrator.workspaces.places import Place
@@ -69,12 +70,14 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
         row |= {"agent_name": old.agent, "status": old.status, "summary": old.summary}
-        if (tree := _place(reach.home, old.run_dir)) and tree.is_own:
+        if (tree := _place(old.run_dir, _spec(reach.home, old.run_dir))) and tree.is_own:
             row["workspace"] = str(tree.path)
         if as_json:
             print_json(row)
         else:
             _show_old(old, row.get("workspace", ""))
+    if delete:
+        _retire_sessions(Workspace(reach.cwd))
     if not as_json:
         what = "removed" if delete else "would be removed (--delete removes them)"
         say(f"{count} runs, {freed:,} bytes {what}")
@@ -141,7 +144,8 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     """Removes a run with its worktree. False if somebody owns it, or the worktree holds what no patch does."""
     try:
         with locked(run_dir) as lock:
-            place = _place(home, run_dir)
+            spec = _spec(home, run_dir)
+            place = _place(run_dir, spec)
             if why := _left(place) if place else _untold(run_dir):
                 say(f"{run_dir.run_id} stays, for its workspace does: {why}")
                 os.close(lock)
@@ -152,13 +156,37 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
         say(f"{run_dir.run_id} is in use and stays")
         return False
     home.forget(run_dir.run_id)
+    if spec and spec.key_digest:
+        with contextlib.suppress(OrchestratorError, OSError):  # who uses it next finds that its run is gone
+            sessions.release_key(run_dir.workspace, spec.key_digest, run_dir.run_id)
     return True
 
 
-def _place(home: Home, run_dir: RunDir) -> Place | None:
-    """Where a run worked; None for one whose spec cannot be read or was changed since, of which nobody can tell."""
+def _retire_sessions(workspace: Workspace) -> None:
+    """Removes the sessions whose last run is gone, with the names of their agents, but for those that are in use."""
+    if not (workspace.root / "runs").is_dir():  # then nothing says that runs are gone for good
+        return
+    used: set[str] = set()
+    for run_id in workspace.run_ids():  # of one that died before it was noted, its spec alone says the session
+        with contextlib.suppress(OrchestratorError):
+            used.add(RunReader(workspace.run(run_id)).spec().session_id)
+    for path in (workspace.root / "sessions").glob("*.runs"):
+        if SESSION_ID.fullmatch(path.stem) and path.stem not in used:
+            with contextlib.suppress(OrchestratorError, OSError):  # what is damaged stays
+                sessions.retire(workspace, path.stem)
+
+
+def _spec(home: Home, run_dir: RunDir) -> RunSpec | None:
+    """What was asked of a run; None where that cannot be read or was changed since."""
     with contextlib.suppress(OrchestratorError):
-        return Place(run_dir, sealed_spec(home, run_dir), os.environ)
+        return sealed_spec(home, run_dir)
+    return None
+
+
+def _place(run_dir: RunDir, spec: RunSpec | None) -> Place | None:
+    """Where a run worked; None where nobody can tell."""
+    with contextlib.suppress(OrchestratorError):
+        return Place(run_dir, spec, os.environ) if spec else None
     return None
 
 

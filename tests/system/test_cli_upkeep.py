@@ -106,6 +106,35 @@ def test_gc_says_which_runs_they_are(here: Shell) -> None:
         assert "otto  failed  no luck" in terminal.text
 
 
+def left_of(here: Shell, folder: str) -> list[str]:
+    """What the store has in one of its folders."""
+    return sorted(name for name in os.listdir(here.cwd / ".orchestrator" / folder) if name != ".lock")
+
+
+def test_with_the_last_run_of_an_agent_its_session_its_name_and_its_key_go(here: Shell) -> None:
+    first = here.over("final a", "--name", "reviewer", "--idempotency-key", "k")
+    session = here.state(first)["session_id"]
+    second = here.over("final b", "--resume", session)
+    other = here.over("final c", "--name", "other", "--idempotency-key", "l")
+    here.ok("gc", "--keep", "2", "--delete")
+    assert (left_of(here, "names"), len(left_of(here, "keys"))) == (["other", "reviewer"], 1), "it has a run yet"
+    asking = here.detached("ask Which?", "--resume", session)
+    here.settled(asking)
+    here.ok("gc", "--keep", "0", "--delete")
+    assert runs_of(here) == {asking}
+    assert (left_of(here, "names"), left_of(here, "keys")) == (["reviewer"], [])
+    assert {name.partition(".")[0] for name in left_of(here, "sessions")} == {session}
+    here.ok("answer", asking, "red")
+    here.settled(asking)
+    here.ok("gc", "--keep", "0")
+    assert left_of(here, "names") == ["reviewer"]
+    until(lambda: here.run("gc", "--keep", "0", "--delete") and not left_of(here, "names"), "nobody uses it any more")
+    assert [left_of(here, folder) for folder in ("runs", "sessions", "keys")] == [[], [], []]
+    assert here.run("run", "-b", "scripted", "--resume", session, "x").code == 4
+    again = here.over("final d", "--name", "reviewer", "--idempotency-key", "k")
+    assert (here.state(again)["agent_name"], again in {first, second, other}) == ("reviewer", False)
+
+
 def test_gc_never_touches_a_live_run(here: Shell) -> None:
     ids = {here.detached("sleep 60"), here.waiting("ask Which?")}
     done = here.run("gc", "--keep", "0", "--delete")
