@@ -220,6 +220,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "exit codes say what became of it.", ("system/cli_runs::*",)),
     Behaviour("cli/reading", _README, "Lists, events and artifacts are read whole: in pipes, in any locale, by "
         "readers that go away.", ("system/cli_reading::*", "system/cli_listing::*")),
+    Behaviour("cli/complete", _README, "The shell completes names, ids and the words that options take.", (
+        "system/cli_complete::*",)),
     Behaviour("cli/every", _README, "Every command has documents for a program, lines for a pipe, and fits a terminal "
         "of 80 and of 40 columns.", ("system/cli_every::*",)),
     Behaviour("cli/terminal", _README, "A person at a terminal of any width watches a run, is asked by it and can "

@@ -118,9 +118,18 @@ def config(cwd: Cwd = None, as_json: Json = False) -> None:
     end(lambda: upkeep.settings(reach_of(cwd), as_json=as_json), as_json=as_json)
 
 
+def _client_names(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import clients
+
+    return clients(incomplete)
+
+
 @app.command(epilog="orchestrator clients codex --install")
 def clients(
-    name: Annotated[str | None, typer.Argument(help="claude, claude-user, codex, gemini, cursor or vscode.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="claude, claude-user, codex, gemini, cursor or vscode.", autocompletion=_client_names),
+    ] = None,
     install: Annotated[bool, typer.Option("--install", help="Write it, after showing what changes.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cwd: Cwd = None,
