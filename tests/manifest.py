@@ -52,6 +52,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("run/usage", _README, "Usage is told the same way for every backend.", ("contract/runs::usage_*",)),
     Behaviour("run/permission", _README, "A permission reaches the agent, or the run says that it cannot.", (
         "contract/runs::read_only_*", "unit/remote_guard::read_only_*")),
+    Behaviour("run/sessions-end", _STORE, "A session goes once no run of it is left and nobody uses it; no resume is "
+        "left without its own.", ("unit/sessions::*session*", "unit/sessions::a_lock_that_*")),
     Behaviour("run/idempotency", _STORE, "One key with the same arguments is one run, in all processes.", (
         "contract/runs::the_same_idempotency_*", "unit/sessions::*key*", "system/clients::a_key_*")),
     Behaviour("run/listing", _README, "Runs are found again, newest first, at or below a directory, in pages.", (
@@ -218,6 +220,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
         "exit codes say what became of it.", ("system/cli_runs::*",)),
     Behaviour("cli/reading", _README, "Lists, events and artifacts are read whole: in pipes, in any locale, by "
         "readers that go away.", ("system/cli_reading::*", "system/cli_listing::*")),
+    Behaviour("cli/complete", _README, "The shell completes names, ids and the words that options take.", (
+        "system/cli_complete::*",)),
     Behaviour("cli/every", _README, "Every command has documents for a program, lines for a pipe, and fits a terminal "
         "of 80 and of 40 columns.", ("system/cli_every::*",)),
     Behaviour("cli/terminal", _README, "A person at a terminal of any width watches a run, is asked by it and can "

@@ -91,11 +91,11 @@ def seconds(given: float | None) -> float | None:
     return given
 
 
-def run_names(_ctx: typer.Context, incomplete: str) -> list[str]:
-    """What completes a run."""
+def run_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What completes a run, in the directory that --cwd gave before it."""
     from orchestrator.cli.complete import names
 
-    return names(incomplete)
+    return names(incomplete, ctx.params.get("cwd"))
 
 
 def _backends(_ctx: typer.Context, incomplete: str) -> list[str]:
@@ -116,11 +116,23 @@ def _answers(_ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in ON_APPROVAL_ORDER if name.startswith(incomplete)]
 
 
-def profile_names(_ctx: typer.Context, incomplete: str) -> list[str]:
+def _statuses(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import statuses
+
+    return statuses(incomplete)
+
+
+def _types(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import types
+
+    return types(incomplete)
+
+
+def profile_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """What completes the name of a profile."""
     from orchestrator.cli.complete import profiles
 
-    return profiles(incomplete)
+    return profiles(incomplete, ctx.params.get("cwd"))
 
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document a line, in the shapes of the MCP tools.")]
@@ -206,7 +218,7 @@ async def run(
 
 @app.command(epilog="orchestrator ls --status input_required --all")
 def ls(
-    status: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only runs in this state.", autocompletion=_statuses)] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", "-b", help="Only runs of this kind of agent.", autocompletion=_backends)
     ] = None,
@@ -226,12 +238,29 @@ def ls(
     filters = {key: value for key, value in given.items() if value is not None}
     if watch and as_json:
         raise typer.BadParameter("--watch is for a person; a program follows a run by `events -f --json`")
+    if watch and not sys.stdout.isatty():
+        raise typer.BadParameter("--watch needs a terminal; without it the list is printed once")
 
     def body() -> int:
+        _check_kind(backend, place_of(cwd))
         wanted = listing.Wanted(place_of(cwd), filters, limit, everywhere=everywhere, tree=tree)
         return listing.watch(wanted) if watch else listing.ls(wanted, as_json=as_json)
 
     end(body, as_json=as_json)
+
+
+def _check_kind(backend: str | None, cwd: Path) -> None:
+    """Refuses a kind of agent that is none. One that is not installed here may have stored runs."""
+    from orchestrator.cli import listing
+    from orchestrator.cli.complete import KINDS
+    from orchestrator.errors import InvalidArgument, nearest
+
+    if backend is None or backend in KINDS:
+        return
+    for everywhere in (False, True):
+        if listing.listing(listing.Wanted(cwd, {"backend": backend}, 1, everywhere=everywhere))["runs"]:
+            return
+    raise InvalidArgument(f"no runs are of backend {backend!r}{nearest(backend, KINDS) or ': ' + ', '.join(KINDS)}")
 
 
 @app.command(epilog="orchestrator show RUN     orchestrator show RUN --json")
@@ -249,7 +278,7 @@ async def show(run: Run, cwd: Cwd = None, as_json: Json = False) -> int:
 async def events(
     run: Run,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the run is over.")] = False,
-    types: Annotated[str | None, typer.Option(help="Only these types, with commas.")] = None,
+    types: Annotated[str | None, typer.Option(help="Only these types, with commas.", autocompletion=_types)] = None,
     after: Annotated[int, typer.Option(help="Only events behind this number.", min=0)] = 0,
     cwd: Cwd = None,
     as_json: Json = False,
@@ -342,11 +371,21 @@ async def artifact(
     seq: Annotated[int, typer.Argument(help="The event's number.")],
     field: Annotated[str, typer.Argument(help="JSON Pointer in its data, as /output or /changes/0/diff.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    offset: Annotated[int | None, typer.Option(help="With --json: the first byte of the page.", min=0)] = None,
+    limit: Annotated[int | None, typer.Option(help="With --json: bytes of it.", min=1, max=262_144)] = None,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> int:
-    """Writes any field of any event, whole."""
+    """Writes any field of any event, whole; with --json a page of it."""
     from orchestrator.cli import reading
+    from orchestrator.errors import InvalidArgument
 
+    if as_json and output:
+        raise InvalidArgument("--json prints a page of it; leave out --output, or --json to write the whole")
+    if not as_json and (offset, limit) != (None, None):
+        raise InvalidArgument("--offset and --limit go with --json; without it all is written")
     reach = reach_of(cwd)
-    return await reading.artifact(reach, reach.find(run), seq=seq, field=field, output=output, as_json=as_json)
+    run_dir = reach.find(run)
+    if as_json:
+        return await reading.page(reach, run_dir, seq=seq, field=field, offset=offset or 0, limit=limit)
+    return await reading.artifact(reach, run_dir, seq=seq, field=field, output=output)

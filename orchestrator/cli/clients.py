@@ -12,24 +12,29 @@ import tomllib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from orchestrator.cli.output import DONE, FAILED, harmless, print_json, say
+from orchestrator.cli.output import DONE, FAILED, harmless, print_json, refuse, say
 from orchestrator.errors import InvalidArgument, nearest
 from orchestrator.model import JsonObject, as_object, compact
 
 
 class Client(NamedTuple):
-    """An MCP client: where its configuration is, and how our entry gets into it."""
+    """An MCP client: where its configuration is, and how our entry gets into it.
+
+    Attributes:
+        shared: the file belongs to a project, so that others may get it by a commit.
+    """
 
     title: str
     file: Path
     merge: Callable[[str, str], str]
+    shared: bool = False
 
 
 def _json_entry(key: str, **more: str) -> Callable[[str, str], str]:
     def merge(text: str, command: str) -> str:
-        document = as_object(json.loads(text) if text.strip() else {})
+        document = as_object(_parsed(text) if text.strip() else {})
         servers = None if document is None else as_object(document.setdefault(key, {}))
         if servers is None:
             raise ValueError(f"it is no JSON object with an object {key!r}")
@@ -39,6 +44,13 @@ def _json_entry(key: str, **more: str) -> Callable[[str, str], str]:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     return merge
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"only JSON without comments and trailing commas is changed here: {error}") from error
 
 
 _CODEX = """[mcp_servers.orchestrator]
@@ -84,12 +96,14 @@ def known(cwd: Path) -> dict[str, Client]:
     codex = Path(os.environ.get("CODEX_HOME") or home / ".codex")
     claude = Path(os.environ.get("CLAUDE_CONFIG_DIR") or home)
     return {
-        "claude": Client("Claude Code, this project", cwd / ".mcp.json", _json_entry("mcpServers")),
+        "claude": Client("Claude Code, this project", cwd / ".mcp.json", _json_entry("mcpServers"), shared=True),
         "claude-user": Client("Claude Code, all projects", claude / ".claude.json", _json_entry("mcpServers")),
         "codex": Client("Codex", codex / "config.toml", _codex_entry),
         "gemini": Client("Gemini CLI", home / ".gemini" / "settings.json", _json_entry("mcpServers")),
         "cursor": Client("Cursor", home / ".cursor" / "mcp.json", _json_entry("mcpServers")),
-        "vscode": Client("VS Code, this project", cwd / ".vscode" / "mcp.json", _json_entry("servers", type="stdio")),
+        "vscode": Client(
+            "VS Code, this project", cwd / ".vscode" / "mcp.json", _json_entry("servers", type="stdio"), shared=True
+        ),
     }
 
 
@@ -116,6 +130,7 @@ def clients(name: str | None, *, cwd: Path, install: bool, yes: bool, as_json: b
         rows.append({"name": key, "title": client.title, "file": str(client.file), "text": client.merge("", command)})
         if not as_json:
             print(harmless(f"# {key}: {client.title}, {client.file}\n{client.merge('', command)}"))
+            _warn_of_path(client, command)
     if as_json:
         print_json({"clients": rows})
     return DONE
@@ -127,13 +142,39 @@ def _own_command() -> str:
     return str(beside) if beside.exists() else shutil.which("orchestrator") or "orchestrator"
 
 
-def _install(client: Client, command: str, *, yes: bool, as_json: bool) -> int:
+def _warn_of_path(client: Client, command: str) -> None:
+    if client.shared and os.path.isabs(command):  # noqa: PTH117  a command without a path is right everywhere
+        say(f"{client.file.name}: {command} is the path on this machine; who gets the file by a commit needs their own")
+
+
+def _merged(client: Client, command: str) -> tuple[str, str]:
+    """What is in the file, and what is to be in it."""
     try:
         old = client.file.read_text(encoding="utf-8") if client.file.exists() else ""
-        new = client.merge(old, command)
-        new.encode()  # JSON can name characters that no file can hold
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InvalidArgument(f"{client.file} cannot be read, and is left as it is: {error}") from error
+    new = client.merge(old, command)
+    new.encode()  # JSON can name characters that no file can hold
+    return old, new
+
+
+def _by_hand(client: Client, command: str, error: Exception, *, as_json: bool) -> int:
+    """Says why a file is not changed, and what is to be added to it."""
+    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    refused = InvalidArgument(f"{client.file} cannot be changed, and is left as it is: {why}")
+    if as_json:
+        raise refused from error
+    code = refuse(refused, as_json=False)
+    say("to go on, add this to it by hand:")
+    print(harmless(client.merge("", command)), end="")
+    return code
+
+
+def _install(client: Client, command: str, *, yes: bool, as_json: bool) -> int:
+    try:
+        old, new = _merged(client, command)
+    except (ValueError, RecursionError) as error:
+        return _by_hand(client, command, error, as_json=as_json)
     if new == old:
         if as_json:
             print_json({"file": str(client.file), "written": False})
@@ -164,6 +205,7 @@ def _install(client: Client, command: str, *, yes: bool, as_json: bool) -> int:
     if backup:
         say(f"the old one is {backup}")
     say(f"{client.title} knows orchestrator now; start it anew")
+    _warn_of_path(client, command)
     return DONE
 
 

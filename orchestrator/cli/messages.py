@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.cli.output import DONE, TIMED_OUT, harmless, print_json
 from orchestrator.cli.reach import command
-from orchestrator.errors import HostUnavailable
+from orchestrator.errors import HostUnavailable, InvalidArgument
 from orchestrator.model import JsonObject
 
 AGENT, TEAM = "agent", "team"
@@ -38,7 +38,10 @@ async def _as_agent(tool: str, arguments: JsonObject) -> JsonObject:
     from orchestrator.host.client import exchange
     from orchestrator.host.launch import connect_to
     from orchestrator.host.place import SOCKET_VARIABLE, HostError, hello
+    from orchestrator.store.serial import well_formed
 
+    if any(well_formed(str(value)) != str(value) for value in arguments.values()):
+        raise InvalidArgument("what was given is not valid UTF-8")
     try:
         path, first = os.environ.get(SOCKET_VARIABLE, ""), hello(toolsets=[AGENT])
         connection, _ = connect_to(path, first)  # in no thread: in a sandbox none could say that it is done

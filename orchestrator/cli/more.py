@@ -78,13 +78,17 @@ async def discard(runs: Runs, cwd: Cwd = None, as_json: Json = False) -> int:
 @app.command(epilog="orchestrator gc --older-than 14d --delete")
 def gc(
     older_than: Annotated[str | None, typer.Option(help="As 30d; the default if nothing is given.")] = None,
-    keep: Annotated[int | None, typer.Option(help="Keep this many of the newest.", min=0)] = None,
-    max_size: Annotated[str | None, typer.Option(help="Keep this much of the newest, as 500MB.")] = None,
+    keep: Annotated[int | None, typer.Option(help="So many of the newest stay, whatever else is given.", min=0)] = None,
+    max_size: Annotated[str | None, typer.Option(help="Only this much of the newest stays, as 500MB.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove them; otherwise they are only listed.")] = False,
     cwd: Cwd = None,
     as_json: Json = False,
 ) -> None:
-    """Lists or removes old runs of this directory. Never a live one."""
+    """Lists or removes old runs of this directory. Never a live one.
+
+    With --older-than and --max-size what is too old goes, and then the oldest until the size is kept. With --keep alone
+    all but those go.
+    """
     from orchestrator.cli import upkeep
 
     def body() -> int:
@@ -114,9 +118,18 @@ def config(cwd: Cwd = None, as_json: Json = False) -> None:
     end(lambda: upkeep.settings(reach_of(cwd), as_json=as_json), as_json=as_json)
 
 
+def _client_names(_ctx: typer.Context, incomplete: str) -> list[str]:
+    from orchestrator.cli.complete import clients
+
+    return clients(incomplete)
+
+
 @app.command(epilog="orchestrator clients codex --install")
 def clients(
-    name: Annotated[str | None, typer.Argument(help="claude, claude-user, codex, gemini, cursor or vscode.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="claude, claude-user, codex, gemini, cursor or vscode.", autocompletion=_client_names),
+    ] = None,
     install: Annotated[bool, typer.Option("--install", help="Write it, after showing what changes.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     cwd: Cwd = None,

@@ -76,14 +76,22 @@ def place_of(cwd: Path | None) -> Path:
     """The directory to work for; default: this one.
 
     Raises:
-        InvalidArgument: this one is gone.
+        InvalidArgument: this one is gone, or the one that was given is none.
     """
     from orchestrator.errors import InvalidArgument
 
     try:
-        return (cwd or Path.cwd()).resolve()
-    except OSError as error:
-        raise InvalidArgument("the directory that you are in is gone; go to another one") from error
+        place = (cwd or Path.cwd()).resolve()
+    except (OSError, RuntimeError) as error:  # the second until Python 3.13, of a link that leads to itself
+        what = (
+            f"--cwd {cwd} cannot be used; give another"
+            if cwd
+            else "the directory that you are in is gone; go to another"
+        )
+        raise InvalidArgument(f"{what} one") from error
+    if cwd is not None and not os.path.isdir(place):  # noqa: PTH112  what may not be looked at is none, too
+        raise InvalidArgument(f"--cwd {cwd} is no directory; give one that exists")
+    return place
 
 
 def open_streams() -> None:
@@ -217,6 +225,9 @@ def print_fact(out: Console, text: Text) -> None:
     from itertools import accumulate
     from textwrap import TextWrapper
 
+    if not out.is_terminal:  # whose lines are whole
+        out.print(text)
+        return
     keep = TextWrapper(out.width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False)
     for line in text.split("\n", allow_blank=True):
         for part in line.divide(accumulate(map(len, keep.wrap(line.plain)[:-1]))):

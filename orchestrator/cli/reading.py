@@ -238,14 +238,21 @@ def _said(run: JsonObject) -> str:
     return f"? {one_line(str(asked[0].get('text', '')))}" if asked else one_line(run["summary"])
 
 
-async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None, as_json: bool) -> int:
-    """Writes a whole field of an event to stdout or a file, binary as it is."""
+async def page(reach: Reach, run_dir: RunDir, *, seq: int, field: str, offset: int, limit: int | None) -> int:
+    """Prints a page of a field of an event, as a document."""
+    _check_seq(seq)
+    print_json(await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=offset, limit=limit))
+    return DONE
+
+
+def _check_seq(seq: int) -> None:
     if seq < 1:
         raise ArtifactNotFound("there is no such event; the first is 1")
-    if as_json:
-        page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=None)
-        print_json(page)
-        return DONE
+
+
+async def artifact(reach: Reach, run_dir: RunDir, *, seq: int, field: str, output: Path | None) -> int:
+    """Writes a whole field of an event to stdout or a file, binary as it is."""
+    _check_seq(seq)
     shown = output is None and sys.stdout.isatty()
     if shown:
         page = await reach.queries.get_event_artifact(run_dir, seq=seq, field_path=field, offset=0, limit=1)

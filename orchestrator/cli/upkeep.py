@@ -12,28 +12,42 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from orchestrator import config
-from orchestrator.cli.output import DONE, print_json, say
+from orchestrator.cli.output import DONE, harmless, one_line, print_json, say
 from orchestrator.cli.reach import Reach
 from orchestrator.errors import Conflict, InvalidArgument, OrchestratorError, StoreError
-from orchestrator.model import JsonObject
-from orchestrator.store.layout import RUN_ID, Home, RunDir, Workspace
+from orchestrator.model import JsonObject, RunSpec
+from orchestrator.store import sessions
+from orchestrator.store.layout import RUN_ID, SESSION_ID, Home, RunDir, Workspace
 from orchestrator.store.owner import locked
 from orchestrator.store.reader import RunReader, sealed_spec
 from orchestrator.workspaces.places import Place
 
 _AGE = re.compile(r"(\d+)\s*(min|h|d|w)")
 _SIZE = re.compile(r"(\d+)\s*(kb|mb|gb)", re.IGNORECASE)
+_WIDE = 110
+"""Columns that a terminal has which can show a run and what it was about in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Old:
+    """A run that is over, with what tells a person which one it is."""
+
     run_dir: RunDir
     ended: datetime
     size: int
+    agent: str
+    status: str
+    summary: str
 
 
 class Bounds(NamedTuple):
-    """What may stay: runs up to an age, so many, and so much of them. What is None does not bound."""
+    """What goes. What is None does not bound.
+
+    Attributes:
+        older_than: an age; runs that ended longer ago go.
+        keep: so many of the newest stay, whatever the others say; alone, all behind them go.
+        max_size: so much of the newest stays; the others go.
+    """
 
     older_than: str | None
     keep: int | None
@@ -54,12 +68,15 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
             continue
         count, freed = count + 1, freed + old.size
         row: JsonObject = {"run_id": old.run_dir.run_id, "bytes": old.size, "removed": delete}
-        if (tree := _place(reach.home, old.run_dir)) and tree.is_own:
+        row |= {"agent_name": old.agent, "status": old.status, "summary": old.summary}
+        if (tree := _place(old.run_dir, _spec(reach.home, old.run_dir))) and tree.is_own:
             row["workspace"] = str(tree.path)
         if as_json:
             print_json(row)
         else:
             _show_old(old, row.get("workspace", ""))
+    if delete:
+        _retire_sessions(Workspace(reach.cwd))
     if not as_json:
         what = "removed" if delete else "would be removed (--delete removes them)"
         say(f"{count} runs, {freed:,} bytes {what}")
@@ -67,32 +84,39 @@ def gc(reach: Reach, bounds: Bounds, *, delete: bool, as_json: bool) -> int:
 
 
 def _show_old(old: _Old, workspace: str) -> None:
-    """A run, as soon as it is found or removed, for there may be thousands; at a terminal in columns that fit."""
+    """A run, as soon as it is found or removed, for there may be thousands; at a terminal as far as there is room."""
     run_id, size, day = old.run_dir.run_id, f"{old.size:,} B", f"{old.ended:%Y-%m-%d}"
+    cells = [one_line(text) for text in (old.agent, old.status, old.summary)]
     if not sys.stdout.isatty():
-        print("\t".join((run_id, size, day, workspace)).rstrip())
-    elif shutil.get_terminal_size().columns < 60:
-        print(f"{run_id:<26}  {size:>12}")
-    else:
-        print(f"{run_id:<26}  {size:>14}  {day}  {workspace}".rstrip())
+        print("\t".join((run_id, size, day, one_line(workspace), *cells)).rstrip())
+        return
+    from rich.text import Text
+
+    from orchestrator.cli.tables import NARROW
+
+    columns = shutil.get_terminal_size().columns
+    fact = f"{run_id:<26}  {size:>12}" + (f"  {day}" if columns >= NARROW else "")
+    fact += "  " if columns >= _WIDE else "\n  "
+    words = Text("  ".join(cells))
+    words.truncate(columns - len(fact.rpartition("\n")[2]), overflow="ellipsis")
+    print(fact + words.plain.rstrip())
+    if workspace:
+        print(f"  {harmless(workspace)}")  # whole, to be copied
 
 
 def _chosen(runs: list[_Old], bounds: Bounds) -> list[_Old]:
-    """Of runs that are over, newest first: those beyond any of the bounds."""
+    """Of runs that are over, newest first: those that go. The newest that are to be kept never do."""
     older_than, keep, max_size = bounds
-    chosen: set[RunDir] = set()
-    if older_than is not None:
-        border = _border(older_than)
-        chosen.update(run.run_dir for run in runs if run.ended < border)
-    if keep is not None:
-        chosen.update(run.run_dir for run in runs[keep:])
-    if max_size is not None:
-        total, most = 0, _size(max_size)
-        for run in runs:
-            total += run.size
-            if total > most:
-                chosen.add(run.run_dir)
-    return [run for run in runs if run.run_dir in chosen]
+    border = None if older_than is None else _border(older_than)
+    most = None if max_size is None else _size(max_size)
+    chosen: list[_Old] = []
+    total = 0
+    for number, run in enumerate(runs):
+        total += run.size
+        beyond = (border is not None and run.ended < border) or (most is not None and total > most)
+        if number >= (keep or 0) and (beyond or (border is None and most is None)):
+            chosen.append(run)
+    return chosen
 
 
 def _finished(workspace: Workspace) -> list[_Old]:
@@ -110,7 +134,8 @@ def _finished(workspace: Workspace) -> list[_Old]:
             run = RunReader(run_dir).state().run
             if run.completed_at is not None:
                 size = sum(path.lstat().st_size for path in run_dir.path.rglob("*") if path.is_file())
-                found.append(_Old(run_dir, datetime.fromisoformat(run.completed_at), size))
+                ended = datetime.fromisoformat(run.completed_at)
+                found.append(_Old(run_dir, ended, size, run.agent_name, run.status, run.summary))
     return found
 
 
@@ -118,7 +143,8 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
     """Removes a run with its worktree. False if somebody owns it, or the worktree holds what no patch does."""
     try:
         with locked(run_dir) as lock:
-            place = _place(home, run_dir)
+            spec = _spec(home, run_dir)
+            place = _place(run_dir, spec)
             if why := _left(place) if place else _untold(run_dir):
                 say(f"{run_dir.run_id} stays, for its workspace does: {why}")
                 os.close(lock)
@@ -129,13 +155,37 @@ def _remove(home: Home, run_dir: RunDir) -> bool:
         say(f"{run_dir.run_id} is in use and stays")
         return False
     home.forget(run_dir.run_id)
+    if spec and spec.key_digest:
+        with contextlib.suppress(OrchestratorError, OSError):  # who uses it next finds that its run is gone
+            sessions.release_key(run_dir.workspace, spec.key_digest, run_dir.run_id)
     return True
 
 
-def _place(home: Home, run_dir: RunDir) -> Place | None:
-    """Where a run worked; None for one whose spec cannot be read or was changed since, of which nobody can tell."""
+def _retire_sessions(workspace: Workspace) -> None:
+    """Removes the sessions whose last run is gone, with the names of their agents, but for those that are in use."""
+    if not (workspace.root / "runs").is_dir():  # then nothing says that runs are gone for good
+        return
+    used: set[str] = set()
+    for run_id in workspace.run_ids():  # of one that died before it was noted, its spec alone says the session
+        with contextlib.suppress(OrchestratorError):
+            used.add(RunReader(workspace.run(run_id)).spec().session_id)
+    for path in (workspace.root / "sessions").glob("*.runs"):
+        if SESSION_ID.fullmatch(path.stem) and path.stem not in used:
+            with contextlib.suppress(OrchestratorError, OSError):  # what is damaged stays
+                sessions.retire(workspace, path.stem)
+
+
+def _spec(home: Home, run_dir: RunDir) -> RunSpec | None:
+    """What was asked of a run; None where that cannot be read or was changed since."""
     with contextlib.suppress(OrchestratorError):
-        return Place(run_dir, sealed_spec(home, run_dir), os.environ)
+        return sealed_spec(home, run_dir)
+    return None
+
+
+def _place(run_dir: RunDir, spec: RunSpec | None) -> Place | None:
+    """Where a run worked; None where nobody can tell."""
+    with contextlib.suppress(OrchestratorError):
+        return Place(run_dir, spec, os.environ) if spec else None
     return None
 
 

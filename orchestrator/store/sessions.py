@@ -3,6 +3,9 @@
 A session is a conversation with one agent; its runs come one after the other. `sessions/<id>.json` is written by the
 process that holds `<id>.lock`, so nobody loses an update; `<id>.runs` is append-only, one run id a line, so any
 process can add to it. Names and keys are files created exclusively: the file system decides who came first.
+
+A session without a run on disk may be removed, by who holds both `<id>.lock` and `<id>.runs`. A run that is added is
+on disk already and waits for `<id>.runs`: it is seen by who removes, or finds the session gone and is taken back.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import random
+import re
 import secrets
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -28,6 +32,8 @@ _FIRST = ("amber bold brisk calm clear deft eager fair fleet gentle keen kind li
           "patient plain quick quiet ready sharp spry steady sunny swift tidy warm wise witty").split()  # fmt: skip
 _SECOND = ("alder badger beech bison cedar crane dove elm falcon finch fox heron ibis jay kestrel lark linden lynx "
            "maple marten otter owl pine plover raven robin rowan seal stork swan thrush wren").split()  # fmt: skip
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +70,17 @@ def save(workspace: Workspace, session: Session, *, durable: bool) -> None:
 
 
 def add_run(workspace: Workspace, session_id: str, run_id: str) -> None:
-    """Notes that a run belongs to the session; the last one noted is the agent's newest."""
+    """Notes that a run, which is on disk, belongs to the session; the last one noted is the agent's newest.
+
+    Raises:
+        SessionNotFound: the session was removed meanwhile.
+    """
     path = workspace.session(session_id).with_suffix(".runs")
-    descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
+    with _exclusive(path) as descriptor:
+        if not workspace.session(session_id).exists():
+            path.unlink(missing_ok=True)  # it may be made anew just now
+            raise SessionNotFound(f"session {session_id!r} was just removed with its last run; spawn a new run")
         write_all(descriptor, f"{run_id}\n".encode())
-    finally:
-        os.close(descriptor)
 
 
 def last_run(workspace: Workspace, session_id: str) -> str | None:
@@ -81,9 +91,55 @@ def last_run(workspace: Workspace, session_id: str) -> str | None:
 
 
 def remove(workspace: Workspace, session_id: str) -> None:
-    """Takes back a session that was made a moment ago and has no run."""
-    for suffix in (".json", ".runs", ".lock"):
+    """Takes back a session that has no run: one that was made a moment ago, or one that `retire` looked at."""
+    for suffix in (".json", ".inbox.jsonl", ".inbox.seq", ".runs", ".lock"):
         workspace.session(session_id).with_suffix(suffix).unlink(missing_ok=True)
+
+
+def retire(workspace: Workspace, session_id: str) -> bool:
+    """Removes a session of which no run is on disk, with its inbox and the name of its agent.
+
+    Returns:
+        False, with all left as it is, if there is a run of it or somebody uses it, or if none was ever noted.
+    """
+    if not _is_bereft(workspace, session_id):
+        return False
+    lock = SessionLock(workspace, session_id)
+    if not lock.acquire():
+        return False
+    try:
+        document = read_json(workspace.session(session_id))
+        if document is None:  # somebody was faster; no run can be added now
+            remove(workspace, session_id)
+            return False
+        with _exclusive(workspace.session(session_id).with_suffix(".runs")):
+            if not _is_bereft(workspace, session_id):
+                return False
+            remove(workspace, session_id)
+            with contextlib.suppress(OSError, InvalidArgument):  # what is no name of this session stays
+                name = workspace.name(str(document.get("agent_name")))
+                if read_file(name, 100) == session_id.encode():
+                    name.unlink()
+    finally:
+        lock.release()
+    return True
+
+
+def _is_bereft(workspace: Workspace, session_id: str) -> bool:
+    """Whether runs of a session were noted and all of them are gone, as far as can be seen."""
+    try:
+        noted = read_file(workspace.session(session_id).with_suffix(".runs")).decode("ascii").split()
+        return bool(noted) and all(_is_gone(workspace.run(run_id).path) for run_id in noted)
+    except (OSError, UnicodeDecodeError, InvalidArgument):
+        return False
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def newest_run(workspace: Workspace, agent_name: str) -> str:
@@ -135,12 +191,22 @@ def find_key(workspace: Workspace, digest: str) -> JsonObject | None:
         return None
 
 
+def release_key(workspace: Workspace, digest: str, run_id: str) -> None:
+    """Gives a key back whose run is gone."""
+    if not _DIGEST.fullmatch(digest):  # it comes from a file that agents can write
+        return
+    with _exclusive(workspace.root / "keys" / ".lock"):
+        if (read_json(workspace.key(digest)) or {}).get("run_id") == run_id:
+            workspace.key(digest).unlink()
+
+
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Generator[None]:
-    descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
+def _exclusive(path: Path) -> Generator[int]:
+    """A file of which one process at a time has the lock; what is written to it is appended."""
+    descriptor = open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -172,6 +238,9 @@ class SessionLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
+            return False
+        if not os.fstat(descriptor).st_nlink:  # it was removed with its session: it keeps nobody else out
             os.close(descriptor)
             return False
         self._descriptor = descriptor

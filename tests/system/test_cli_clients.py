@@ -146,6 +146,31 @@ def test_a_file_that_is_no_configuration_is_left_as_it_is(here: Shell, tmp_path:
     assert here.run("clients", "cursor", "--install", "--yes").code == 2
 
 
+def test_what_is_not_changed_here_can_be_added_by_hand(here: Shell, tmp_path: Path) -> None:
+    deep = '{"a":' * 50_000 + "1" + "}" * 50_000
+    texts = {"vscode": '{\n  // mine\n  "servers": {},\n}', "claude": deep, "codex": "[mcp_servers]\norchestrator = {}"}
+    for name, text in texts.items():
+        file, key = FILES[name]
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        done = here.run("clients", name, "--install", "--yes")
+        assert (done.code, "left as it is" in done.err, "by hand" in done.err) == (2, True, True), done
+        entry = tomllib.loads(done.out) if path.suffix == ".toml" else json.loads(done.out)
+        assert entry[key]["orchestrator"]["args"] == ["mcp"]
+        error = here.run("clients", name, "--install", "--yes", "--json").json["error"]
+        assert (error["code"], str(path) in error["message"]) == ("invalid_argument", True)
+        assert (path.read_text(), backups(path), len(error["message"]) < 1000) == (text, [], True)
+    assert "comments" in here.run("clients", "vscode", "--install", "--yes").err
+
+
+def test_files_that_a_team_shares_name_a_path_of_this_machine(here: Shell) -> None:
+    for name in FILES:
+        said = [here.run("clients", name).err, here.run("clients", name, "--install", "--yes").err]
+        assert ["path on this machine" in words for words in said] == [name in ("claude", "vscode")] * 2, said
+    assert here.run("clients", "--json").err == ""
+
+
 def test_a_link_stays_a_link(here: Shell, tmp_path: Path) -> None:
     dotfiles = tmp_path / "dotfiles"
     dotfiles.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -13,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from backends import BACKENDS, SCRIPTED
-from orchestrator.cli.complete import KINDS, names
 from tests.system.hosts import ending, until
 from tests.system.shell import Shell, shell
 
@@ -97,6 +96,27 @@ def test_runs_are_listed_and_filtered(here: Shell) -> None:
     assert {run["run_id"] for run in below.json("ls", "--all")["runs"]} >= {*ids, lower}
 
 
+def test_a_mistyped_directory_or_kind_of_agent_is_refused(here: Shell) -> None:
+    run_id, typo = here.over("final x"), str(here.cwd / "typo")
+    (here.cwd / "file").write_text("x")
+    commands = (["ls"], ["gc"], ["doctor"], ["config"], ["show", run_id], ["clients", "vscode", "--install", "--yes"])
+    for done in here.all([[*words, "-C", place] for words in commands for place in (typo, "file", "x" * 300)]):
+        assert (done.code, done.out, "invalid_argument: --cwd" in done.err) == (2, "", True), done
+    assert typo in here.run("ls", "-C", typo, "--json").json["error"]["message"]
+    assert not Path(typo).exists()
+    done = here.run("ls", "--backend", "codx")
+    assert (done.code, done.out, "'codex'" in done.err) == (2, "", True), done
+    for file in (here.cwd / ".orchestrator" / "runs" / run_id).glob("*.json"):
+        file.write_bytes(file.read_bytes().replace(b"scripted", b"bespoken"))  # by a backend that is not known here
+    assert [run["run_id"] for run in here.json("ls", "--backend", "bespoken")["runs"]] == [run_id]
+    assert here.at(here.cwd / "below").json("ls", "--backend", "bespoken") == {"runs": []}
+
+
+def test_a_list_is_kept_up_to_date_at_a_terminal_alone(here: Shell) -> None:
+    done = here.run("ls", "--watch")
+    assert (done.code, done.out, "--watch needs a terminal" in done.err) == (2, "", True), done
+
+
 def test_one_run_is_shown(here: Shell) -> None:
     run_id = here.over("say hi\nusage 1 2\nfinal the end ☃", "--name", "nina")
     assert here.json("show", run_id) == here.json("show", "nina")
@@ -169,9 +189,11 @@ def test_a_list_refuses_a_store_that_it_does_not_know(here: Shell) -> None:
     here.over("final a")
     store = here.cwd / ".orchestrator"
     (store / "VERSION").write_text("999\n")
-    for words in (["ls"], ["ls", "--tree"], ["ls", "--watch"]):
+    for words in (["ls"], ["ls", "--tree"]):
         done = here.run(*words)
         assert (done.code, "store_version" in done.err) == (1, True), (words, done)
+    with here.terminal("ls", "--watch") as terminal:
+        assert (terminal.ended(), "store_version" in terminal.text) == (1, True)
     assert here.run("ls", "--json").json["error"]["code"] == "store_version"
     assert here.run("ls", "--all").code == 0
     store.rename(here.cwd / "elsewhere")
@@ -216,6 +238,18 @@ def test_an_artifact_comes_whole_to_stdout_or_a_file(here: Shell) -> None:
     for bad in ("/nowhere/at/all", str(here.cwd)):
         assert here.run("artifact", run_id, str(binary), pointer, "-o", bad).code == 2
     assert here.run("artifact", run_id, "one", "/x").code == 2
+
+
+def test_a_program_reads_an_artifact_in_pages(here: Shell) -> None:
+    run_id = here.over("binary 10KB b\nfinal x")
+    event = next(e for e in here.run("events", run_id, "--json").lines if "artifact_refs" in e["data"])
+    field = [run_id, str(event["seq"]), next(iter(event["data"]["artifact_refs"]))]
+    first, second = (here.json("artifact", *field, "--offset", at, "--limit", "60") for at in ("0", "30"))
+    assert (second["offset"], second["returned_bytes"], second["next_offset"]) == (30, 60, 90)
+    assert base64.b64decode(first["content"])[30:] == base64.b64decode(second["content"])[:30]
+    for more in (["--json", "-o", "no.bin"], ["--offset", "1"], ["--limit", "1"], ["--json", "--limit", "0"]):
+        assert here.run("artifact", *field, *more).code == 2, more
+    assert not (here.cwd / "no.bin").exists()
 
 
 def test_a_thousand_runs_are_listed(here: Shell) -> None:
@@ -303,28 +337,3 @@ def test_words_of_another_language_pass_in_any_locale(here: Shell) -> None:
         if "PYTHONIOENCODING" not in env:
             assert "漢字 ☃".encode() in done.stdout
         assert "漢字 ☃".encode() in place.bytes("events", "--json", here.json("ls")["runs"][0]["run_id"]).stdout
-
-
-def test_names_and_ids_are_completed(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(here.cwd)
-    assert names("") == []
-    run_id = here.detached("final x", "--name", "nina")
-    (here.cwd / ".orchestrator" / "runs" / "no run").mkdir()
-    assert names("") == ["nina", run_id]
-    assert (names("ni"), names("run_"), names("x")) == (["nina"], [run_id], [])
-    asked = here.having(_ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS="orchestrator show ni", COMP_CWORD="2")
-    assert asked.ok() == "nina\n"
-    assert set(KINDS) == {*BACKENDS, *SCRIPTED}
-    for words, expected in {
-        "run --resume ni": {"nina"},
-        "msg send ni": {"nina"},
-        "run --backend c": {"claude_code", "codex"},
-        "run --permission r": {"read_only"},
-        "run --on-approval a": {"ask", "allow"},
-    }.items():
-        count = str(len(words.split()))
-        asked = here.having(
-            _ORCHESTRATOR_COMPLETE="complete_bash", COMP_WORDS=f"orchestrator {words}", COMP_CWORD=count
-        )
-        assert set(asked.ok().split()) == expected, words
-    assert "_ORCHESTRATOR_COMPLETE" in here.having(SHELL="/bin/bash").ok("--show-completion", "bash")

@@ -126,7 +126,22 @@ def test_text_that_is_not_utf8_is_refused(here: Shell) -> None:
         assert done.returncode == 2, done
         assert b"UTF-8" in done.stderr
     assert here.json("ls")["runs"] == []
+    for place in (here, here.having(ORCHESTRATOR_RUN_PASS="x")):  # a caller, and an agent in its own shell
+        done = place.bytes("msg", "send", "caller", "-", given=b"\xff")
+        assert (done.returncode, b"UTF-8" in done.stderr) == (2, True), done
     assert here.having(ODD=os.fsdecode(b"\xff")).run("run", "-b", "scripted", "final ok").code == 0
+
+
+def test_what_is_to_be_said_may_come_from_stdin(here: Shell) -> None:
+    run_id = here.detached("listen\nlisten\nfinal over")
+    until(lambda: here.state(run_id)["status"] == "running", "it listens")
+    for words in (f"say {run_id}", f"msg send {run_id}"):
+        assert here.piped(f"printf 'a ☃ line\\n' | orchestrator {words} -").code == 0, words
+        bad = here.piped(f"printf '\\377' | orchestrator {words} -")
+        assert (bad.code, "UTF-8" in bad.err) == (2, True), bad
+        for done in (here.piped(f"orchestrator {words} - {nothing}") for nothing in ("<&-", "</dev/null")):
+            assert (done.code, "there is nothing to" in done.err) == (2, True), done
+    here.ok("cancel", run_id)
 
 
 def test_what_is_not_there_is_not_found(here: Shell) -> None:

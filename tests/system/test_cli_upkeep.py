@@ -57,7 +57,14 @@ def test_gc_lists_first_and_deletes_only_when_told(here: Shell) -> None:
         ("--keep", "1"): [large, oldest],
         ("--keep", "0"): [newest, large, oldest],
         ("--max-size", "100KB"): [large, oldest],
-        ("--keep", "2", "--older-than", "1000d"): [oldest],
+        ("--keep", "2", "--older-than", "1000d"): [],
+        ("--keep", "2", "--older-than", "0d"): [oldest],
+        ("--keep", "1", "--max-size", "0KB"): [large, oldest],
+        ("--keep", "3", "--older-than", "0d", "--max-size", "0KB"): [],
+        ("--keep", "3", "--older-than", "0d", "--max-size", "1GB"): [],
+        ("--older-than", "50d", "--max-size", "1GB"): [oldest],
+        ("--older-than", "50d", "--max-size", "100KB"): [large, oldest],
+        ("--keep", "0", "--older-than", "50d"): [oldest],
     }
     for words, expected in listed.items():
         rows = here.run("gc", *words, "--json").lines
@@ -76,6 +83,56 @@ def test_gc_lists_first_and_deletes_only_when_told(here: Shell) -> None:
     assert runs_of(here) == set()
     assert here.json("ls")["runs"] == []
     assert "x" in here.ok("run", "-b", "scripted", "final x")
+
+
+def test_gc_says_which_runs_they_are(here: Shell) -> None:
+    words = "a summary\tof many words " * 5
+    here.over(f"final {words}", "--name", "nina")
+    here.over("fail no luck", "--name", "otto")
+    failed, done = here.run("gc", "--keep", "0", "--json").lines
+    assert (done["agent_name"], done["status"]) == ("nina", "completed")
+    assert done["summary"].startswith("a summary")
+    assert (failed["agent_name"], failed["status"], failed["summary"]) == ("otto", "failed", "no luck")
+    rows = [line.split("\t") for line in here.ok("gc", "--keep", "0").splitlines()]
+    assert [row[0] for row in rows] == [failed["run_id"], done["run_id"]]
+    assert [row[3:6] for row in rows] == [["", "otto", "failed"], ["", "nina", "completed"]]
+    assert [len(row) for row in rows] == [7, 7]
+    for columns, lines in ((40, 2), (80, 2), (120, 1)):
+        with here.terminal("gc", "--keep", "0", columns=columns) as terminal:
+            assert terminal.ended() == 0
+        terminal.fits()
+        assert terminal.text.count("\n") >= 2 * lines + 1
+        assert "nina  completed  a summary of" in terminal.text
+        assert "otto  failed  no luck" in terminal.text
+
+
+def left_of(here: Shell, folder: str) -> list[str]:
+    """What the store has in one of its folders."""
+    return sorted(name for name in os.listdir(here.cwd / ".orchestrator" / folder) if name != ".lock")
+
+
+def test_with_the_last_run_of_an_agent_its_session_its_name_and_its_key_go(here: Shell) -> None:
+    first = here.over("final a", "--name", "reviewer", "--idempotency-key", "k")
+    session = here.state(first)["session_id"]
+    second = here.over("final b", "--resume", session)
+    other = here.over("final c", "--name", "other", "--idempotency-key", "l")
+    here.ok("gc", "--keep", "2", "--delete")
+    assert (left_of(here, "names"), len(left_of(here, "keys"))) == (["other", "reviewer"], 1), "it has a run yet"
+    asking = here.detached("ask Which?", "--resume", session)
+    here.settled(asking)
+    here.ok("gc", "--keep", "0", "--delete")
+    assert runs_of(here) == {asking}
+    assert (left_of(here, "names"), left_of(here, "keys")) == (["reviewer"], [])
+    assert {name.partition(".")[0] for name in left_of(here, "sessions")} == {session}
+    here.ok("answer", asking, "red")
+    here.settled(asking)
+    here.ok("gc", "--keep", "0")
+    assert left_of(here, "names") == ["reviewer"]
+    until(lambda: here.run("gc", "--keep", "0", "--delete") and not left_of(here, "names"), "nobody uses it any more")
+    assert [left_of(here, folder) for folder in ("runs", "sessions", "keys")] == [[], [], []]
+    assert here.run("run", "-b", "scripted", "--resume", session, "x").code == 4
+    again = here.over("final d", "--name", "reviewer", "--idempotency-key", "k")
+    assert (here.state(again)["agent_name"], again in {first, second, other}) == ("reviewer", False)
 
 
 def test_gc_never_touches_a_live_run(here: Shell) -> None:

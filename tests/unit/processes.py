@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import resource
 import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from orchestrator.store import sessions
 from orchestrator.store.layout import Home, RunDir, Workspace
 from orchestrator.store.log import RunLog
 from orchestrator.store.masking import Mask
-from tests.unit.runs import FAILED, NO_SECRETS, create, new_log
+from tests.unit.runs import FAILED, NO_SECRETS, create, new_log, resume, spec_in
 
 _ROOT = Path(__file__).parents[2]
 
@@ -98,6 +100,21 @@ def _session(cwd: str, session_id: str) -> Any:
     return lock.acquire()
 
 
+def _resume_or_retire(home: str, cwd: str, *known: str) -> Any:
+    """Resumes each session or removes it, by chance: what became of it."""
+    told: list[str] = []
+    for session_id, agent_name in (one.split() for one in known):
+        try:
+            if random.random() < 0.5:
+                spec = replace(spec_in(Path(cwd), agent_name=agent_name), session_id=session_id)
+                told.append(resume(Home(Path(home)), spec).run_id)
+            else:
+                told.append("retired" if sessions.retire(Workspace(Path(cwd)), session_id) else "stays")
+        except OrchestratorError as error:
+            told.append(error.code)
+    return told
+
+
 def _open(cwd: str) -> Any:
     """Makes a store."""
     Workspace(Path(cwd)).open()
@@ -128,6 +145,7 @@ _WORK: dict[str, Callable[..., Any]] = {
     "keys": _keys,
     "take_over": _take_over,
     "session": _session,
+    "resume_or_retire": _resume_or_retire,
     "open": _open,
     "fill": _fill,
 }

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,6 +55,15 @@ def create(
 ) -> Created:
     """A new run in a workspace."""
     return create_run(home, spec_in(cwd, **more), mask, nickname=nickname, idempotency_key=key)
+
+
+def resume(home: Home, spec: RunSpec) -> RunSpec:
+    """What was asked of a further run of the session, which is on disk and has no owner."""
+    again = replace(spec_in(spec.cwd, agent_name=spec.agent_name, session_mode="resume"), session_id=spec.session_id)
+    log = create_run(home, again, NO_SECRETS, nickname=None, idempotency_key=None).log
+    assert log is not None
+    log.close()
+    return again
 
 
 def new_log(home: Home, cwd: Path, *, mask: Mask = NO_SECRETS, **more: Any) -> RunLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import AgentNotFound, Conflict, InvalidArgument, SessionNotFound, StoreError
-from orchestrator.model import Message, new_id
+from orchestrator.model import Message, RunSpec, new_id
 from orchestrator.store import sessions
+from orchestrator.store.inbox import Inbox
 from orchestrator.store.index import RunIndex
-from orchestrator.store.layout import Home, Workspace
+from orchestrator.store.layout import RUN_ID, Home, Workspace
 from orchestrator.store.reader import RunReader
 from orchestrator.store.sessions import Session, SessionLock
 from tests.unit.processes import racers
-from tests.unit.runs import create, files_below, new_log
+from tests.unit.runs import create, files_below, new_log, resume
 
 MANY = 25
 
@@ -170,6 +172,7 @@ def test_a_run_is_readable_as_soon_as_its_id_is_known(home: Home, cwd: Path) -> 
 def test_the_newest_run_of_an_agent_is_the_one_noted_last(workspace: Workspace) -> None:
     session_id = new_id("ses")
     assert sessions.reserve_name(workspace, "ann", session_id) == "ann"
+    sessions.save(workspace, Session(session_id=session_id, agent_name="ann", backend="scripted"), durable=False)
     ids = [new_id("run") for _ in range(3)]
     for run_id in ids:
         sessions.add_run(workspace, session_id, run_id)
@@ -213,6 +216,153 @@ def test_a_damaged_session_is_an_error_of_the_store(workspace: Workspace, conten
     workspace.session(session_id).write_bytes(content)
     with pytest.raises(StoreError):
         sessions.load(workspace, session_id)
+
+
+def ended(home: Home, cwd: Path, **more: Any) -> RunSpec:
+    """What was asked of a run that its owner has let go."""
+    made = create(home, cwd, **more)
+    assert made.log is not None
+    made.log.close()
+    return made.spec
+
+
+def gone(home: Home, cwd: Path, **more: Any) -> RunSpec:
+    """The same of one that was removed."""
+    spec = ended(home, cwd, **more)
+    shutil.rmtree(Workspace(cwd).run(spec.run_id).path)
+    return spec
+
+
+def of_session(workspace: Workspace, spec: RunSpec) -> set[str]:
+    """The files that a session has, and the name of its agent."""
+    found = {path.name.removeprefix(spec.session_id) for path in workspace.root.glob(f"sessions/{spec.session_id}*")}
+    return found | ({spec.agent_name} & set(workspace.agent_names()))
+
+
+def test_a_session_goes_when_its_last_run_is_gone(home: Home, workspace: Workspace) -> None:
+    first = ended(home, workspace.cwd, nickname="ann")
+    other = ended(home, workspace.cwd, nickname="bob")
+    second = resume(home, first)
+    Inbox(workspace, first.session_id).append({"from": {}, "parts": []})
+    before = of_session(workspace, first)
+    for run_id in (first.run_id, second.run_id):
+        assert not sessions.retire(workspace, first.session_id), "it has runs"
+        assert of_session(workspace, first) >= before
+        shutil.rmtree(workspace.run(run_id).path)
+    assert sessions.retire(workspace, first.session_id)
+    assert of_session(workspace, first) == set()
+    assert not sessions.retire(workspace, first.session_id), "it is gone already"
+    assert of_session(workspace, first) == set()
+    assert of_session(workspace, other) >= {".json", ".runs", "bob"}
+    assert ended(home, workspace.cwd, nickname="ann").agent_name == "ann"
+
+
+def test_a_session_that_somebody_uses_stays(home: Home, workspace: Workspace) -> None:
+    spec = gone(home, workspace.cwd, nickname="ann")
+    with racers(1, "session", workspace.cwd, spec.session_id) as processes:
+        assert processes.go() == [True]
+        before = of_session(workspace, spec)
+        assert not sessions.retire(workspace, spec.session_id)
+        assert of_session(workspace, spec) == before >= {".json", ".runs", "ann"}
+        processes.kill()
+    assert sessions.retire(workspace, spec.session_id)
+
+
+def test_a_session_stays_of_which_nobody_can_tell_whether_it_has_runs(home: Home, workspace: Workspace) -> None:
+    spec = gone(home, workspace.cwd, nickname="ann")
+    runs = workspace.session(spec.session_id).with_suffix(".runs")
+    for written in (b"", b"\xff", b"../x\n"):
+        runs.write_bytes(written)
+        assert not sessions.retire(workspace, spec.session_id)
+    runs.unlink()
+    assert not sessions.retire(workspace, spec.session_id)
+    assert of_session(workspace, spec) >= {".json", "ann"}
+
+
+def test_a_name_that_another_session_has_stays_its_own(home: Home, workspace: Workspace) -> None:
+    spec = gone(home, workspace.cwd, nickname="ann")
+    workspace.name("ann").write_text(new_id("ses"))
+    assert sessions.retire(workspace, spec.session_id)
+    assert of_session(workspace, spec) == {"ann"}
+
+
+@pytest.mark.parametrize("noted", [False, True], ids=["before it is noted", "once it is noted"])
+def test_a_resume_that_meets_the_removal_of_its_session(
+    home: Home, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    spec, add_run, retired = gone(home, workspace.cwd, nickname="ann"), sessions.add_run, list[bool]()
+
+    def add(workspace: Workspace, session_id: str, run_id: str) -> None:
+        if noted:
+            add_run(workspace, session_id, run_id)
+        retired.append(sessions.retire(workspace, session_id))
+        if not noted:
+            add_run(workspace, session_id, run_id)
+
+    monkeypatch.setattr(sessions, "add_run", add)
+    before = list(files_below(home.path))
+    if noted:
+        resumed = resume(home, spec)
+        assert sessions.newest_run(workspace, "ann") == resumed.run_id
+        assert sessions.load(workspace, spec.session_id).agent_name == "ann"
+    else:
+        with pytest.raises(SessionNotFound, match="just removed"):
+            resume(home, spec)
+        assert of_session(workspace, spec) == set()
+        assert (os.listdir(workspace.root / "runs"), list(files_below(home.path))) == ([], before)
+    assert retired == [not noted]
+
+
+def test_no_run_is_left_without_its_session_by_processes_that_remove_it(home: Home, workspace: Workspace) -> None:
+    specs = [gone(home, workspace.cwd) for _ in range(MANY)]
+    known = [f"{spec.session_id} {spec.agent_name}" for spec in specs]
+    with racers(4, "resume_or_retire", home.path, workspace.cwd, *known) as processes:
+        results = processes.go()
+    made: set[str] = set()
+    for spec, *happened in zip(specs, *results, strict=True):
+        resumed = {what for what in happened if RUN_ID.fullmatch(what)}
+        made |= resumed
+        assert set(happened) - resumed <= {"retired", "stays", "session_not_found"}
+        assert not resumed or "retired" not in happened, happened
+        if resumed:
+            assert sessions.load(workspace, spec.session_id).agent_name == spec.agent_name
+            assert sessions.newest_run(workspace, spec.agent_name) in resumed
+        elif "retired" in happened:
+            assert of_session(workspace, spec) == set(), happened
+    assert set(workspace.run_ids()) == made
+
+
+def test_a_key_is_given_back_by_the_run_that_has_it_alone(home: Home, workspace: Workspace) -> None:
+    spec, digest = gone(home, workspace.cwd, key="k"), sessions.key_digest("k")
+    sessions.release_key(workspace, digest, new_id("run"))
+    assert workspace.key(digest).exists()
+    outside = workspace.cwd / "mine.json"
+    outside.write_text(f'{{"run_id": "{spec.run_id}"}}')
+    for named in ("../../mine.json", "../" + digest, "", "no"):
+        sessions.release_key(workspace, named, spec.run_id)
+    assert outside.exists()
+    sessions.release_key(workspace, digest, spec.run_id)
+    assert not workspace.key(digest).exists()
+
+
+def test_a_lock_that_was_removed_is_held_by_nobody(workspace: Workspace) -> None:
+    session_id = new_id("ses")
+    first, second = SessionLock(workspace, session_id), SessionLock(workspace, session_id)
+    assert first.acquire()
+    opened: list[int] = []
+    flock = fcntl.flock
+
+    def late(descriptor: int, how: int) -> None:
+        if not opened:  # between its opening and its locking the file is removed and given back
+            opened.append(descriptor)
+            sessions.remove(workspace, session_id)
+            first.release()
+        flock(descriptor, how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        assert not second.acquire()
+    assert second.acquire()
 
 
 def test_names_that_nobody_wished_for_do_not_run_out(workspace: Workspace) -> None:
