@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,11 @@ def _command(given: list[str]) -> int:
 
             code = ls_here(**flags)
         else:
+            gc.disable()  # nothing that the parser loads is ever garbage, and looking for it takes its time
             from orchestrator.cli.app import main as run
 
+            gc.freeze()
+            gc.enable()
             code = run(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
