@@ -252,15 +252,17 @@ def ls(
 def _check_kind(backend: str | None, cwd: Path) -> None:
     """Refuses a kind of agent that is none. One that is not installed here may have stored runs."""
     from orchestrator.cli import listing
-    from orchestrator.cli.complete import KINDS
+    from orchestrator.config import BACKENDS
     from orchestrator.errors import InvalidArgument, nearest
 
-    if backend is None or backend in KINDS:
+    if backend is None or backend in BACKENDS:
         return
     for everywhere in (False, True):
         if listing.listing(listing.Wanted(cwd, {"backend": backend}, 1, everywhere=everywhere))["runs"]:
             return
-    raise InvalidArgument(f"no runs are of backend {backend!r}{nearest(backend, KINDS) or ': ' + ', '.join(KINDS)}")
+    raise InvalidArgument(
+        f"no runs are of backend {backend!r}{nearest(backend, BACKENDS) or ': ' + ', '.join(BACKENDS)}"
+    )
 
 
 @app.command(epilog="orchestrator show RUN     orchestrator show RUN --json")

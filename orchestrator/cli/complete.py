@@ -11,10 +11,6 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.model import Status
 from orchestrator.store.layout import Home, Workspace
 
-KINDS = ("claude_code", "codex", "remote_a2a", "scripted")
-"""The backends, of which this side of the program knows nothing else."""
-
-
 TYPES = (
     *("agent_message", "artifact_added", "auth_required", "command_finished", "command_started", "command_updated"),
     *("file_changed", "input_required", "message_added", "reasoning", "rejected", "run_completed", "run_failed"),
@@ -43,7 +39,9 @@ def _place(cwd: str | None) -> Path:
 
 def backends(incomplete: str) -> list[str]:
     """The kinds of agents."""
-    return [name for name in KINDS if name.startswith(incomplete)]
+    from orchestrator.config import BACKENDS
+
+    return [name for name in BACKENDS if name.startswith(incomplete)]
 
 
 def statuses(incomplete: str) -> list[str]:
