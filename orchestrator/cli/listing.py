@@ -18,6 +18,7 @@ from orchestrator.cli.output import (
     open_streams,
     place_of,
     print_json,
+    said_or_asked,
     say,
     used_words,
 )
@@ -133,10 +134,10 @@ def show(document: JsonObject) -> None:
         _show_table(document, rows)
     else:
         for row in rows:
-            keys = ("run_id", "status", "agent_name", "backend", "updated_at", "summary")
-            cells = [one_line(str(row[key])) for key in keys[:-1]] + [_summary(row)]
+            keys = ("run_id", "status", "agent_name", "backend", "updated_at")
+            cells = [one_line(str(row[key])) for key in keys]
             cells[2] = _below(row) + cells[2]
-            print("\t".join(cells))
+            print("\t".join([*cells, said_or_asked(row["summary"], row.get("asks"))]))
     for run in document.get("unreadable", ()):
         say(f"{run['run_id']} cannot be read: {run['error']}")
 
@@ -181,13 +182,8 @@ def _cells(row: JsonObject) -> list[Text]:
         Text(age(row["updated_at"])),
         Text(used_words(row), style="dim"),
         Text(row["run_id"], style="dim"),
-        Text(_summary(row)),
+        Text(said_or_asked(row["summary"], row.get("asks"))),
     ]
-
-
-def _summary(row: JsonObject) -> str:
-    """What a run asks if it waits, otherwise what it said last."""
-    return f"? {one_line(row['asks'])}" if "asks" in row else one_line(row["summary"])
 
 
 def _in_order(rows: list[JsonObject]) -> Iterator[tuple[JsonObject, int]]:

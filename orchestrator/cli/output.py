@@ -271,6 +271,11 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def said_or_asked(summary: str, asks: str | None) -> str:
+    """What a run asks if it waits, otherwise what it said last; for one cell or line."""
+    return one_line(summary) if asks is None else f"? {one_line(asks)}"
+
+
 def files_of(changes: JsonObject) -> str:
     """How many files changed, in words."""
     return "1 file" if changes["files"] == 1 else f"{changes['files']} files"

@@ -21,9 +21,9 @@ from orchestrator.cli.output import (
     files_of,
     for_people,
     harmless,
-    one_line,
     print_fact,
     print_json,
+    said_or_asked,
     say,
     usage_line,
 )
@@ -228,14 +228,12 @@ def _show_digest(runs: list[JsonObject]) -> None:
     from orchestrator.cli.tables import Column, show_rows
 
     columns = {"run": Column(most=26), "status": Column(most=14), "summary": Column()}
-    rows = [[run["run_id"], Text(run["status"], STYLES[run["status"]]), _said(run)] for run in runs]
+    rows: list[list[str | Text]] = []
+    for run in runs:
+        asks = str(run["pending"][0].get("text", "")) if run.get("pending") else None
+        status = Text(run["status"], STYLES[run["status"]])
+        rows.append([run["run_id"], status, said_or_asked(run["summary"], asks)])
     show_rows(columns, rows, whole=True)
-
-
-def _said(run: JsonObject) -> str:
-    """What a run asks if it waits, otherwise what it said last."""
-    asked: list[JsonObject] = run.get("pending") or []
-    return f"? {one_line(str(asked[0].get('text', '')))}" if asked else one_line(run["summary"])
 
 
 async def page(reach: Reach, run_dir: RunDir, *, seq: int, field: str, offset: int, limit: int | None) -> int:

@@ -141,11 +141,6 @@ def prompt_of(request: JsonObject) -> str:
     return "your choice: " if options else "your answer: "
 
 
-def decision_of(word: str) -> Decision | None:
-    """What a word says to an approval; None if it is neither yes nor no."""
-    return "approve" if word.lower() in _YES else "deny" if word.lower() in _NO else None
-
-
 def answer_of(request: JsonObject, said: str) -> JsonObject | None:
     """The arguments of the answer that a person typed; None if it is none."""
     options = _ids(request)
@@ -153,7 +148,7 @@ def answer_of(request: JsonObject, said: str) -> JsonObject | None:
         return {"decision": said}
     word, _, rest = said.partition(" ")
     reason: dict[str, Any] = {"text": rest} if rest else {}
-    if request["kind"] in ("approval", "auth") and (decision := decision_of(word)):
+    if request["kind"] in ("approval", "auth") and (decision := _decision(word)):
         return {"decision": decision, **reason}
     if request["kind"] == "approval":
         chosen = word if word in options else _numbered(options, word)
@@ -175,6 +170,11 @@ def choice_of(question: JsonObject, said: str) -> str | list[str] | None:
 def answers(given: dict[str, str | list[str]]) -> JsonObject:
     """The arguments of the answer to several questions, by their numbers."""
     return {"text": json.dumps(given, ensure_ascii=False)}
+
+
+def _decision(word: str) -> Decision | None:
+    """What a word says to an approval; None if it is neither yes nor no."""
+    return "approve" if word.lower() in _YES else "deny" if word.lower() in _NO else None
 
 
 def _ids(asked: JsonObject) -> list[str]:
