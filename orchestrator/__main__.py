@@ -49,7 +49,7 @@ def _command(given: list[str]) -> int:
     except KeyboardInterrupt:
         code = 130
     except OSError as error:  # of what the parser wrote; commands tell of their own
-        sys.stderr.write(f"orchestrator: cannot write: {error.strerror}\n")
+        sys.stderr.write(f"orchestrator: {error}\n")
         code = 1
     return code
 
