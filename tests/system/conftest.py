@@ -24,6 +24,7 @@ from tests.models.claude_player import ClaudePlayer
 from tests.models.codex_player import CodexPlayer
 from tests.models.player import Player, agent_environment
 from tests.system.desk import Desk
+from tests.system.shell import Shell, shell
 
 DEADLINE_S = 20.0
 
@@ -113,6 +114,19 @@ async def both(models: Mapping[str, Player], cwd: Path, tmp_path: Path) -> Async
             place = Desk("claude_code", engine, Tools(engine, caller), cwd, env)
             yield place
     assert place.processes() == [], "these processes were left"
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
+    """A person's shell, with one host for a file of tests."""
+    with shell(tmp_path_factory.mktemp("person")) as place:
+        yield place
+
+
+@pytest.fixture
+def here(person: Shell, tmp_path: Path) -> Shell:
+    """The same shell in a directory of the test's own."""
+    return person.at(tmp_path / "project")
 
 
 @contextmanager

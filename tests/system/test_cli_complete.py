@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from pathlib import Path
-
 import pytest
 
 from backends import BACKENDS, SCRIPTED
-from orchestrator.cli.complete import KINDS, TYPES, names
+from orchestrator import config
+from orchestrator.cli.complete import TYPES, names
 from orchestrator.cli.reading import known_types
-from tests.system.shell import Shell, shell
+from tests.system.shell import Shell
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("complete")) as place:
-        yield place
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 def completed(here: Shell, words: str) -> set[str]:
@@ -43,7 +28,7 @@ def test_names_and_ids_are_completed(here: Shell, monkeypatch: pytest.MonkeyPatc
     assert names("") == ["nina", run_id]
     assert (names("ni"), names("run_"), names("x")) == (["nina"], [run_id], [])
     assert completed(here, "show ni") == {"nina"}
-    assert set(KINDS) == {*BACKENDS, *SCRIPTED}
+    assert set(config.BACKENDS) == {*BACKENDS, *SCRIPTED}
     assert list(TYPES) == known_types()
     for words, expected in {
         "run --resume ni": {"nina"},

@@ -13,19 +13,12 @@ import orjson
 import pytest
 import typer
 
-from tests.system.shell import OURS, Shell, shell
+from tests.system.shell import OURS, Shell
 
 pytestmark = pytest.mark.system
 
 WORDS = "which of all these many colours would you like best of all, please? "
 GIT = ("git", "-c", "user.name=x", "-c", "user.email=x@example.org")
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("every")) as place:
-        yield place
 
 
 @pytest.fixture

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from pathlib import Path
-
 import orjson
 import pytest
 
-from tests.system.shell import Shell, shell
+from tests.system.shell import Shell
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("listing")) as place:
-        yield place
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 def test_a_tree_shows_children_below_their_parents(here: Shell) -> None:

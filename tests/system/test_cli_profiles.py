@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.system.shell import Shell, shell
+from tests.system.shell import Shell
 
 pytestmark = pytest.mark.system
 
 PARROT = "---\ndescription: Says what it is told.\n---\nYou are the parrot of Zanzibar.\n"
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("profiles")) as place:
-        yield place
 
 
 @pytest.fixture

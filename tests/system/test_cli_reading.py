@@ -9,28 +9,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from tests.system.hosts import ending, until
-from tests.system.shell import Shell, shell
+from tests.system.shell import Shell
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("reading")) as place:
-        yield place
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 def test_where_nothing_ran_lists_are_empty(here: Shell) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,12 +32,6 @@ def person(model: ClaudePlayer, tmp_path_factory: pytest.TempPathFactory) -> Gen
     folder = tmp_path_factory.mktemp("requests")
     with shell(folder) as place:
         yield place.having(**agent_environment(model, folder))
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 def claude(*script: str) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 
 import psutil
@@ -19,19 +18,6 @@ from tests.system.shell import Shell, interrupted, shell
 
 pytestmark = pytest.mark.system
 MISSING = "run_00000000000000000000ab"
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("runs")) as place:
-        yield place
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 def test_a_run_in_a_pipe_is_told_in_plain_lines(here: Shell) -> None:

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from pathlib import Path
-
 import pytest
 
-from tests.system.shell import Shell, shell
+from tests.system.shell import Shell
 
 pytestmark = pytest.mark.system
 HOSTILE = "\x1b]0;owned\x07 \x1b[38;5;199m \x9b31m \x1b[2J \x08\x08 \x7f \u202egnp.exe"
 """Renames the terminal, colours it, erases it, goes back, and turns the line around."""
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("terminal")) as place:
-        yield place
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 @pytest.mark.parametrize("columns", [80, 40])

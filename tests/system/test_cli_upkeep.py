@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.system.hosts import ending, until
-from tests.system.shell import Shell, shell
+from tests.system.shell import Shell
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Generator[Shell]:
-    """A shell with one host for this file."""
-    with shell(tmp_path_factory.mktemp("upkeep")) as place:
-        yield place
-
-
-@pytest.fixture
-def here(person: Shell, tmp_path: Path) -> Shell:
-    """The same shell in a directory of the test's own."""
-    return person.at(tmp_path / "project")
 
 
 def runs_of(here: Shell) -> set[str]:
